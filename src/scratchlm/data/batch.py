@@ -1,0 +1,51 @@
+"""The one batch type that every stage of training passes around."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""The label of a position that takes no part in the loss (the field's convention, torch's default)."""
+
+
+@dataclass
+class Batch:
+    """Rows of tokens and what the model should say at each position.
+
+    Labels are aligned with the logits: ``labels[b, t]`` is what the model must predict *at* position ``t``, so a
+    language model's labels are its ids shifted by one (done by whoever builds the batch) and a masked model's labels
+    are the hidden tokens in place. ``IGNORE`` marks positions without a loss. One loss function serves all tasks.
+    """
+
+    ids: Tensor
+    """(B, T) int64: the tokens that go in."""
+    labels: Tensor | None = None
+    """(B, T) int64: the targets, or None where nothing is to be learned."""
+    positions: Tensor | None = None
+    """(B, T) int64: positions, or None for 0..T-1 in every row."""
+    documents: Tensor | None = None
+    """(B, T) int32: which document a token belongs to, -1 for padding; None when every row is one whole document.
+    Attention never crosses from one document to another."""
+    source_ids: Tensor | None = None
+    """(B, S) int64: an encoder-decoder's input."""
+    source_documents: Tensor | None = None
+    """(B, S) int32: 0 for the source's tokens, -1 for its padding; None when no source is padded."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on ``device``."""
+        moved = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = None if value is None else value.to(device, non_blocking=True)
+        return Batch(**moved)
+
+    @property
+    def rows(self) -> int:
+        return int(self.ids.shape[0])
+
+    def label_count(self) -> int:
+        """How many positions take part in the loss."""
+        return 0 if self.labels is None else int((self.labels != IGNORE).sum())

@@ -1,0 +1,139 @@
+"""The shape of a model. Everything that makes one architecture differ from another is a field here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from scratchlm.errors import UserError
+
+Architecture = Literal["decoder", "encoder", "seq2seq"]
+Positions = Literal["learned", "sinusoidal", "rotary", "none"]
+Norm = Literal["layernorm", "rmsnorm"]
+NormPlacement = Literal["pre", "post"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "swiglu", "relu2"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A transformer's shape.
+
+    Raises:
+        UserError: from ``__post_init__``, when fields contradict one another; the line names the field.
+    """
+
+    vocab_size: int
+    architecture: Architecture = "decoder"
+    context: int = 64
+    """The longest sequence, in tokens. An encoder-decoder uses it for both sides."""
+    width: int = 128
+    """Size of the residual stream (d_model)."""
+    layers: int = 4
+    """Number of blocks; in an encoder-decoder, of the decoder's and of the encoder's each."""
+    heads: int = 4
+    kv_heads: int | None = None
+    """Key/value heads for grouped-query attention (Ainslie et al. 2023); None for as many as ``heads``."""
+    head_dim: int | None = None
+    """Size of one head; None for ``width // heads``."""
+    ffn_width: int | None = None
+    """Inner size of the feed-forward layer; None for ``4 * width``."""
+    positions: Positions = "learned"
+    rope_theta: float = 10_000.0
+    norm: Norm = "layernorm"
+    norm_placement: NormPlacement = "pre"
+    norm_eps: float = 1e-5
+    qk_norm: bool = False
+    """RMSNorm on each head's queries and keys before the rotation (Henry et al. 2020; Qwen3)."""
+    activation: Activation = "gelu"
+    qkv_bias: bool = False
+    out_bias: bool = True
+    """Bias on the attention's output projection."""
+    ffn_bias: bool = True
+    head_bias: bool = True
+    """Bias on the final projection to the vocabulary."""
+    norm_bias: bool = True
+    """Bias of LayerNorm; RMSNorm has none."""
+    tied_embeddings: bool = False
+    embedding_scale: float = 1.0
+    """Token embeddings are multiplied by this (sqrt(width) in the original Transformer, section 3.4)."""
+    embedding_norm: bool = False
+    """A norm right after the embeddings, as BERT has."""
+    token_types: int = 0
+    """Number of segment embeddings (BERT's two); 0 for none."""
+    final_norm: bool = True
+    """A norm after the last block; post-norm models have none."""
+    dropout: float = 0.1
+    """On each sub-layer's output (and on the embeddings where ``embedding_dropout``)."""
+    attention_dropout: float | None = None
+    """On the attention weights; None for the same as ``dropout``."""
+    embedding_dropout: bool = False
+    init_std: float | None = None
+    """Standard deviation of the initial weights; None keeps PyTorch's own initialisation, as the tutorial does."""
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(choices)}")
+        for name in ("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_dim", "ffn_width"):
+            value = getattr(self, name)
+            optional = name in ("kv_heads", "head_dim", "ffn_width")
+            if not (value is None and optional) and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{name} is {value!r}; give a whole number of at least 1")
+        if self.head_dim is None and self.width % self.heads:
+            raise UserError(
+                f"width {self.width} cannot be divided among {self.heads} heads; choose a multiple, or set head_dim"
+            )
+        if self.heads % self.key_value_heads:
+            raise UserError(f"heads {self.heads} is not a multiple of kv_heads {self.key_value_heads}")
+        if self.positions == "rotary" and self.head_size % 2:
+            raise UserError(f"rotary positions turn pairs, so a head's size must be even, not {self.head_size}")
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UserError(f"{name} is {value!r}; give a share from 0 up to, but not including, 1")
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise UserError(f"sinusoidal positions come in sine-cosine pairs, so width must be even, not {self.width}")
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim if self.head_dim is not None else self.width // self.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.kv_heads if self.kv_heads is not None else self.heads
+
+    @property
+    def ffn_size(self) -> int:
+        return self.ffn_width if self.ffn_width is not None else 4 * self.width
+
+    @property
+    def attention_dropout_rate(self) -> float:
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Rebuild a config from :meth:`to_dict`.
+
+        Raises:
+            UserError: a field is unknown or missing; the line names it.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"the model settings have an unknown field {unknown[0]!r}; made by a newer version?")
+        if "vocab_size" not in values:
+            raise UserError("the model settings have no 'vocab_size'; the file is not a model's")
+        return cls(**values)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "architecture": get_args(Architecture),
+    "positions": get_args(Positions),
+    "norm": get_args(Norm),
+    "norm_placement": get_args(NormPlacement),
+    "activation": get_args(Activation),
+}
