@@ -1,0 +1,23 @@
+"""Models: a config, and the decoder, encoder and encoder-decoder that it describes."""
+
+from scratchlm.models.attention import Attention, textbook
+from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model
+from scratchlm.models.cache import KVCache
+from scratchlm.models.config import ModelConfig
+from scratchlm.models.loss import cross_entropy_sum
+from scratchlm.models.presets import PRESETS, model_preset
+
+__all__ = [
+    "PRESETS",
+    "Attention",
+    "Decoder",
+    "Encoder",
+    "KVCache",
+    "Model",
+    "ModelConfig",
+    "Seq2Seq",
+    "build_model",
+    "cross_entropy_sum",
+    "model_preset",
+    "textbook",
+]

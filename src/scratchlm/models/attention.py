@@ -1,0 +1,186 @@
+"""Multi-head attention twice over one set of weights: as the textbook's steps, and fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scratchlm import kernels
+from scratchlm.models.cache import KVCache
+from scratchlm.models.config import ModelConfig
+from scratchlm.models.layers import RMSNorm, rotate
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """Which keys a query may see.
+
+    ``visible`` is a boolean (B or 1, 1, T, S) tensor, True where query t may see key s, or None for the two common
+    cases that need no tensor: everything (``causal`` False) and everything up to itself (``causal`` True, T = S).
+    """
+
+    causal: bool
+    visible: Tensor | None = None
+
+    def dense(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        """The mask as a tensor, or None where everything is visible."""
+        if self.visible is not None or not self.causal:
+            return self.visible
+        return causal_visible(queries, keys, device)
+
+
+def causal_visible(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(1, 1, T, S): the last query sees every key, the one before it all but the last, and so on."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+
+
+def build_mask(causal: bool, queries: int, keys: int, documents: Tensor | None, device: torch.device) -> AttentionMask:
+    """The mask for ``queries`` new tokens that end a row of ``keys`` tokens.
+
+    ``documents`` (B, S) keeps attention within each document; padding (-1) sees only itself, so that its softmax is
+    defined (nothing reads the result).
+    """
+    if documents is None:
+        if queries == keys or not causal:
+            return AttentionMask(causal)
+        # One new token that continues a cached row may see all of it: no mask is needed.
+        return AttentionMask(False) if queries == 1 else AttentionMask(True, causal_visible(queries, keys, device))
+    asking, offered = documents[:, -queries:, None], documents[:, None, :]
+    visible = (asking == offered) & (offered >= 0)
+    visible = visible | torch.eye(keys, dtype=torch.bool, device=device)[-queries:]
+    visible = visible[:, None]
+    if causal:
+        visible = visible & causal_visible(queries, keys, device)
+    return AttentionMask(causal, visible)
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), with grouped key/value heads (Ainslie et al. 2023).
+
+    ``qkv`` is one projection whose rows are the query heads, then the key heads, then the value heads. With ``cross``
+    the keys and values come from another sequence (``memory``), so the projection is split in ``q`` and ``kv``.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, *, cross: bool = False) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_size = config.heads, config.key_value_heads, config.head_size
+        self.layer, self.cross = layer, cross
+        self.dropout = config.attention_dropout_rate
+        query_rows, kv_rows = self.heads * self.head_size, 2 * self.kv_heads * self.head_size
+        if cross:
+            self.q = nn.Linear(config.width, query_rows, bias=config.qkv_bias)
+            self.kv = nn.Linear(config.width, kv_rows, bias=config.qkv_bias)
+        else:
+            self.qkv = nn.Linear(config.width, query_rows + kv_rows, bias=config.qkv_bias)
+        self.out = nn.Linear(query_rows, config.width, bias=config.out_bias)
+        self.q_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else None
+        self.textbook = False
+        self.weights: Tensor | None = None
+        """(B, H, T, S): the attention weights of the last textbook pass (before dropout), where one was asked for."""
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: AttentionMask,
+        rope: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        memory: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C). ``memory`` (B, S, C) is the other sequence of cross-attention."""
+        if self.textbook:
+            return self._textbook(x, mask, rope, cache, memory)
+        packed: Tensor = self.q(x) if self.cross else self.qkv(x)
+        rotated = rope is not None or self.q_norm is not None
+        if not rotated and cache is None and not self.cross and mask.visible is None:
+            attended = kernels.attention(
+                packed, self.heads, self.kv_heads, causal=mask.causal, dropout=self.dropout if self.training else 0.0
+            )
+            return self._mix(attended)
+        q, k, v = self._heads(packed, rope, memory)
+        if cache is not None and not self.cross:
+            k, v = cache.append(self.layer, k, v)
+        attended = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask.visible,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask.causal and mask.visible is None and q.shape[2] > 1,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        return self._mix(attended.transpose(1, 2).flatten(2))
+
+    def _mix(self, attended: Tensor) -> Tensor:
+        """The heads' results side by side, (B, T, H * D), mixed by the last projection, (B, T, C)."""
+        out: Tensor = self.out(attended)
+        return out
+
+    def _heads(
+        self, packed: Tensor, rope: tuple[Tensor, Tensor] | None, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), keys and values (B, K, S, D), normalised and turned where the config says so.
+
+        ``packed`` is (B, T, (H + 2K) * D), the fused projection, or (B, T, H * D), the queries alone.
+        """
+        q = packed.view(*packed.shape[:2], -1, self.head_size)
+        if self.cross:
+            if memory is None:
+                raise ValueError("cross-attention needs the other sequence's states")
+            pairs: Tensor = self.kv(memory)
+            k, v = pairs.view(*pairs.shape[:2], -1, self.head_size).split(self.kv_heads, dim=2)
+        else:
+            q, k, v = q.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _textbook(
+        self,
+        x: Tensor,
+        mask: AttentionMask,
+        rope: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        memory: Tensor | None,
+    ) -> Tensor:
+        """The same attention, one head and one step at a time."""
+        packed: Tensor = self.q(x) if self.cross else self.qkv(x)  # step 1: queries, keys and values
+        q, k, v = self._heads(packed, rope, memory)
+        if cache is not None and not self.cross:
+            k, v = cache.append(self.layer, k, v)
+        visible = mask.dense(q.shape[2], k.shape[2], x.device)
+        outputs, weights = [], []
+        for head in range(self.heads):
+            group = head // (self.heads // self.kv_heads)  # the key/value head that this query head shares
+            scores = q[:, head] @ k[:, group].transpose(-2, -1)  # step 2: how well each query fits each key (B, T, S)
+            scores = scores / math.sqrt(self.head_size)  # step 3: unit variance again, whatever the head's size
+            if visible is not None:
+                scores = scores.masked_fill(~visible[:, 0], float("-inf"))  # step 4: hide what may not be seen
+            shares = scores.softmax(dim=-1)  # step 5: each query's shares of attention, summing to 1
+            weights.append(shares)
+            shares = F.dropout(shares, self.dropout, self.training)
+            outputs.append(shares @ v[:, group])  # step 6: the shares' mixture of the values (B, T, D)
+        self.weights = torch.stack(weights, dim=1)
+        return self._mix(torch.cat(outputs, dim=-1))
+
+
+@contextmanager
+def textbook(model: nn.Module) -> Iterator[None]:
+    """Within this block every attention of ``model`` takes the textbook path and keeps its weights."""
+    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    before = [layer.textbook for layer in layers]
+    for layer in layers:
+        layer.textbook = True
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.textbook, layer.weights = was, None

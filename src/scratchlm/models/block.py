@@ -1,0 +1,137 @@
+"""The transformer block, and the stack of blocks that every architecture is made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scratchlm import kernels
+from scratchlm.models.attention import Attention, AttentionMask, build_mask
+from scratchlm.models.cache import KVCache
+from scratchlm.models.config import ModelConfig
+from scratchlm.models.layers import Embedding, FeedForward, Rotary, build_norm
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each with a residual connection and a norm. (B, T, C) -> (B, T, C).
+
+    Pre-norm, x + f(norm(x)), trains stably without warm-up (Xiong et al. 2020); post-norm, norm(x + f(x)), is the
+    original (Vaswani et al. 2017, section 3.1). With ``cross`` a third sub-layer between the two looks at an encoder's
+    states (figure 1, right half).
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, *, cross: bool = False) -> None:
+        super().__init__()
+        self.norm1 = build_norm(config)
+        self.attention = Attention(config, layer)
+        if cross:
+            self.cross_norm = build_norm(config)
+            self.cross = Attention(config, layer, cross=True)
+        self.has_cross = cross
+        self.norm2 = build_norm(config)
+        self.mlp = FeedForward(config)
+        self.pre = config.norm_placement == "pre"
+        self.dropout = config.dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: AttentionMask,
+        rope: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        memory: Tensor | None = None,
+        memory_mask: AttentionMask | None = None,
+    ) -> Tensor:
+        x = self._add(x, self.attention(self.norm1(x) if self.pre else x, mask, rope, cache), self.norm1)
+        if self.has_cross:
+            if memory_mask is None:
+                raise ValueError("a block with cross-attention needs the mask of the sequence it looks at")
+            inner = self.cross_norm(x) if self.pre else x
+            x = self._add(x, self.cross(inner, memory_mask, memory=memory), self.cross_norm)
+        return self._add(x, self.mlp(self.norm2(x) if self.pre else x), self.norm2)
+
+    def _add(self, x: Tensor, change: Tensor, norm: nn.Module) -> Tensor:
+        """The residual connection, with dropout on the sub-layer's output and, in post-norm blocks, the norm."""
+        x = kernels.dropout_add(change, x, self.dropout if self.training else 0.0)
+        if not self.pre:
+            x = norm(x)
+        return x
+
+
+class Stack(nn.Module):
+    """Embedding, blocks and final norm: the trunk of a decoder, an encoder, or either half of an encoder-decoder."""
+
+    def __init__(self, config: ModelConfig, *, causal: bool, cross: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.causal = causal
+        self.embed = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config, layer, cross=cross) for layer in range(config.layers))
+        self.norm = build_norm(config) if config.final_norm else None
+        self.rope = (
+            Rotary(config.head_size, config.rope_theta, config.context) if config.positions == "rotary" else None
+        )
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        types: Tensor | None = None,
+        cache: KVCache | None = None,
+        memory: Tensor | None = None,
+        memory_documents: Tensor | None = None,
+    ) -> Tensor:
+        """The states after the final norm, (B, T, C).
+
+        Args:
+            ids: (B, T) int64.
+            positions: (B, T) or (T,); None counts on from what the cache holds.
+            documents: (B, S), as in :class:`~scratchlm.data.batch.Batch`; with a cache, S covers the cached tokens too.
+            types: (B, T) segment numbers, for models that have them.
+            cache: keys and values of the tokens before; appended to.
+            memory: (B, S, C), an encoder's states, and ``memory_documents`` (B, S), -1 where they are padding.
+
+        Raises:
+            ValueError: the tokens reach beyond the model's context.
+        """
+        tokens = ids.shape[1]
+        start = 0 if cache is None else cache.length
+        if positions is None:
+            if start + tokens > self.config.context:
+                raise ValueError(f"{start + tokens} tokens do not fit the model's context of {self.config.context}")
+            positions = torch.arange(start, start + tokens, device=ids.device)
+        mask = build_mask(self.causal, tokens, start + tokens, documents, ids.device)
+        memory_mask = None
+        if memory is not None:
+            seen = None if memory_documents is None else (memory_documents >= 0)[:, None, None, :]
+            memory_mask = AttentionMask(False, seen)
+        rope = None if self.rope is None else self.rope(positions)
+        x = self.embed(ids, positions, types)
+        for block in self.blocks:
+            x = block(x, mask, rope, cache, memory, memory_mask)
+        if cache is not None:
+            cache.advance(tokens)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x
+
+    def initialise(self) -> None:
+        """Draw the initial weights, where the config asks for other ones than PyTorch's own."""
+        initialise(self, self.config)
+
+
+def initialise(module: nn.Module, config: ModelConfig) -> None:
+    """Normal weights of standard deviation ``init_std``; those that end a residual branch are smaller by sqrt(2 L),
+    so that the stream's variance does not grow with depth (Radford et al. 2019, section 2.3). None changes nothing."""
+    if config.init_std is None:
+        return
+    for name, parameter in module.named_parameters():
+        if parameter.dim() < 2:
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            continue
+        ends_branch = name.endswith(("attention.out.weight", "cross.out.weight", "mlp.down.weight"))
+        scale = (2 * config.layers) ** -0.5 if ends_branch else 1.0
+        nn.init.normal_(parameter, std=config.init_std * scale)

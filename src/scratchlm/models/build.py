@@ -1,0 +1,129 @@
+"""The three architectures: decoder, encoder, encoder-decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scratchlm.data.batch import Batch
+from scratchlm.models.attention import Attention, textbook
+from scratchlm.models.block import Stack, initialise
+from scratchlm.models.cache import KVCache
+from scratchlm.models.config import ModelConfig
+
+
+class _SingleStack(Stack):
+    """What a decoder and an encoder share: one stack and a projection to the vocabulary."""
+
+    def __init__(self, config: ModelConfig, *, causal: bool) -> None:
+        super().__init__(config, causal=causal)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
+        if config.tied_embeddings:
+            self.head.weight = self.embed.tokens.weight
+        self.initialise()
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        types: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest."""
+        hidden = self.hidden(ids, positions=positions, documents=documents, types=types, cache=cache)
+        logits: Tensor = self.head(hidden)
+        return logits
+
+    def forward_batch(self, batch: Batch) -> Tensor:
+        """Logits (B, T, V) for a batch."""
+        logits: Tensor = self(batch.ids, positions=batch.positions, documents=batch.documents)
+        return logits
+
+    def attention_maps(self, ids: Tensor, *, documents: Tensor | None = None) -> list[Tensor]:
+        """Each layer's attention weights, (B, H, T, T): who looks at whom. Taken from the textbook path."""
+        with textbook(self), torch.no_grad():
+            self.hidden(ids, documents=documents)
+            return _recorded(self, cross=False)
+
+
+class Decoder(_SingleStack):
+    """A decoder-only model (Radford et al. 2018): each token sees itself and those before it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, causal=True)
+
+
+class Encoder(_SingleStack):
+    """An encoder-only model (Devlin et al. 2019): each token sees the whole sequence; the head is the MLM head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, causal=False)
+
+
+class Seq2Seq(nn.Module):
+    """The original Transformer (Vaswani et al. 2017, figure 1): an encoder, and a decoder that also looks at it.
+
+    With tied embeddings the encoder's, the decoder's and the output projection's matrices are one (section 3.4).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Stack(config, causal=False)
+        self.decoder = Stack(config, causal=True, cross=True)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
+        if config.tied_embeddings:
+            self.decoder.embed.tokens.weight = self.encoder.embed.tokens.weight
+            self.head.weight = self.encoder.embed.tokens.weight
+        initialise(self, config)
+
+    def encode(self, source_ids: Tensor, *, source_documents: Tensor | None = None) -> Tensor:
+        """The encoder's states (B, S, C) for source ids (B, S)."""
+        return self.encoder.hidden(source_ids, documents=source_documents)
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        source_ids: Tensor | None = None,
+        source_documents: Tensor | None = None,
+        memory: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of target ids (B, T), given the source (or ``memory``, its states from :meth:`encode`)."""
+        if memory is None:
+            if source_ids is None:
+                raise ValueError("an encoder-decoder needs source_ids, or memory from encode()")
+            memory = self.encode(source_ids, source_documents=source_documents)
+        hidden = self.decoder.hidden(ids, cache=cache, memory=memory, memory_documents=source_documents)
+        logits: Tensor = self.head(hidden)
+        return logits
+
+    def forward_batch(self, batch: Batch) -> Tensor:
+        """Logits (B, T, V) for a batch with ``source_ids``."""
+        logits: Tensor = self(batch.ids, source_ids=batch.source_ids, source_documents=batch.source_documents)
+        return logits
+
+    def attention_maps(self, ids: Tensor, *, source_ids: Tensor) -> list[Tensor]:
+        """Each layer's cross-attention weights, (B, H, T, S): where each target token looks in the source."""
+        with textbook(self), torch.no_grad():
+            self(ids, source_ids=source_ids)
+            return _recorded(self.decoder, cross=True)
+
+
+Model = Decoder | Encoder | Seq2Seq
+
+
+def build_model(config: ModelConfig) -> Model:
+    """A freshly initialised model of the config's architecture, in training mode."""
+    classes: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]]
+    classes = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
+    return classes[config.architecture](config)
+
+
+def _recorded(model: nn.Module, *, cross: bool) -> list[Tensor]:
+    """The weights that each layer's textbook pass has just recorded."""
+    layers = [module for module in model.modules() if isinstance(module, Attention) and module.cross == cross]
+    return [layer.weights for layer in layers if layer.weights is not None]
