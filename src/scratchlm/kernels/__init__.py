@@ -1,0 +1,26 @@
+"""Fast operations for the CPU, each with a plain PyTorch fallback of the same meaning.
+
+Written in C (``native/``), compiled at first use, for float32 on Linux; everything else falls back. See
+:func:`status`. Results are the same bits for the same seed, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from scratchlm.kernels.attention import attention
+from scratchlm.kernels.build import available, disabled, status
+from scratchlm.kernels.linear import gelu_mlp, linear_dropout_add, norm_linear
+from scratchlm.kernels.pointwise import dropout_add, gelu, layer_norm, rms_norm
+
+__all__ = [
+    "attention",
+    "available",
+    "disabled",
+    "dropout_add",
+    "gelu",
+    "gelu_mlp",
+    "layer_norm",
+    "linear_dropout_add",
+    "norm_linear",
+    "rms_norm",
+    "status",
+]

@@ -1,0 +1,129 @@
+/* Multi-head attention of one row of tokens and one key/value head, scores and weights kept in cache.
+ *
+ * qkv is (B, T, (H + 2G) D): H query heads, then G key heads, then G value heads; query head h uses key/value head
+ * h / (H/G) (Ainslie et al. 2023). With `causal` only the lower triangle is computed. */
+#ifndef SCRATCHLM_ATTENTION_H
+#define SCRATCHLM_ATTENTION_H
+
+#include "matmul.h"
+
+typedef struct {
+    int64_t B, T, H, G, D;
+    int64_t causal;
+    float scale;
+    Dropout dropout;
+    int64_t drop;
+} Attention;
+
+static int64_t whole_panels(int64_t columns) { return CEIL_DIV(columns, NR) * NR; }
+
+/* [NR-wide panel of columns][k][NR] for a (K x N) matrix that fits in cache. */
+INLINE void pack_all(const float *w, int64_t wk, int64_t wn, int64_t K, int64_t N, float *out) {
+    for (int64_t n = 0; n < N; n += NR) pack_panel(w + n * wn, wk, wn, K, N - n, out + n * K);
+}
+
+/* C (rows x N) (+)= A (element (r, k) at a[r*ar + k*ak]) times a matrix packed by pack_all with `packed_K` rows, of
+ * which rows first .. first + K - 1 are used. */
+INLINE void multiply_packed(int64_t rows, int64_t K, int64_t N, const float *a, int64_t ar, int64_t ak,
+                            const float *packed, int64_t packed_K, int64_t first, float *c, int64_t ldc, int add) {
+    for (int64_t n = 0; n < N; n += NR)
+        panel(rows, K, a, ar, ak, packed + n * packed_K + first * NR, c + n, ldc, MIN(N - n, NR), add);
+}
+
+/* weights[0..used) = softmax(scale * scores[0..valid)), zeros after `valid`. In place is fine. */
+INLINE void softmax_row(const float *scores, int64_t valid, int64_t used, float scale, float *weights) {
+    float top = scores[0], sum = 0;
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < valid; j++) top = scores[j] > top ? scores[j] : top;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < valid; j++) {
+        weights[j] = exp_nonpositive((scores[j] - top) * scale);
+        sum += weights[j];
+    }
+    float inverse = 1.0f / sum;
+#pragma omp simd
+    for (int64_t j = 0; j < valid; j++) weights[j] *= inverse;
+    for (int64_t j = valid; j < used; j++) weights[j] = 0;
+}
+
+static int64_t attention_forward_scratch(Attention s) {
+    int64_t Tp = whole_panels(s.T), Dp = whole_panels(s.D);
+    return Tp * s.D + Dp * s.T + ROWS * Tp;
+}
+
+/* out (B, T, H D); weights (B, H, T, T) before dropout, kept for the backward pass, or NULL. */
+static __attribute__((noinline)) void attention_forward_head(Attention s, int64_t b, int64_t g, const float *qkv,
+                                                             float *out, float *weights, float *work) {
+    int64_t T = s.T, D = s.D, Tp = whole_panels(T), Dp = whole_panels(D);
+    int64_t ld = (s.H + 2 * s.G) * D, group = s.H / s.G;
+    float *keys = work, *values = keys + Tp * D, *block = values + Dp * T;
+    const float *row0 = qkv + b * T * ld;
+    pack_all(row0 + (s.H + g) * D, 1, ld, D, T, keys);
+    pack_all(row0 + (s.H + s.G + g) * D, ld, 1, T, D, values);
+    for (int64_t h = g * group; h < (g + 1) * group; h++)
+        for (int64_t i = 0; i < T; i += ROWS) {
+            int64_t rows = MIN(T - i, ROWS), used = s.causal ? i + rows : T;
+            multiply_packed(rows, D, whole_panels(used), row0 + i * ld + h * D, ld, 1, keys, D, 0, block, Tp, 0);
+            for (int64_t r = 0; r < rows; r++) {
+                float *row = block + r * Tp;
+                int64_t index = (b * s.H + h) * T + i + r;
+                softmax_row(row, s.causal ? i + r + 1 : T, used, s.scale, row);
+                if (weights) memcpy(weights + index * T, row, (size_t)used * sizeof(float));
+                if (s.drop) drop_row(s.dropout, index, T, used, row, NULL, row);
+            }
+            multiply_packed(rows, used, D, block, Tp, 1, values, T, 0, out + (b * T + i) * s.H * D + h * D, s.H * D, 0);
+        }
+}
+
+static int64_t attention_backward_scratch(Attention s) {
+    int64_t Tp = whole_panels(s.T), Dp = whole_panels(s.D);
+    return Tp * s.D + 3 * Dp * s.T + 2 * s.T * Tp;
+}
+
+/* dqkv from dout, with P the softmax weights, M dropout's factors, O = (P*M) V and S the scaled scores:
+ * dV = (P*M)^T dO, dP = (dO V^T)*M, dS = P*(dP - rowsum(P*dP)), dQ = scale dS K, dK = scale dS^T Q. */
+static __attribute__((noinline)) void attention_backward_head(Attention s, int64_t b, int64_t g, const float *qkv,
+                                                              const float *weights, const float *dout, float *dqkv,
+                                                              float *work) {
+    int64_t T = s.T, D = s.D, Tp = whole_panels(T), Dp = whole_panels(D);
+    int64_t ld = (s.H + 2 * s.G) * D, ldo = s.H * D, group = s.H / s.G;
+    float *values = work, *keys = values + Tp * D, *queries = keys + Dp * T, *outer = queries + Dp * T;
+    float *dropped = outer + Dp * T, *ds = dropped + T * Tp;
+    const float *row0 = qkv + b * T * ld;
+    float *drow0 = dqkv + b * T * ld, *dkeys = drow0 + (s.H + g) * D, *dvalues = dkeys + s.G * D;
+    pack_all(row0 + (s.H + s.G + g) * D, 1, ld, D, T, values);
+    pack_all(row0 + (s.H + g) * D, ld, 1, T, D, keys);
+    for (int64_t h = g * group; h < (g + 1) * group; h++) {
+        const float *dout_h = dout + b * T * ldo + h * D;
+        pack_all(row0 + h * D, ld, 1, T, D, queries);
+        pack_all(dout_h, ldo, 1, T, D, outer);
+        for (int64_t i = 0; i < T; i += ROWS) {
+            int64_t rows = MIN(T - i, ROWS), used = s.causal ? i + rows : T;
+            multiply_packed(rows, D, whole_panels(used), dout_h + i * ldo, ldo, 1, values, D, 0, ds + i * Tp, Tp, 0);
+            for (int64_t r = i; r < i + rows; r++) {
+                int64_t index = (b * s.H + h) * T + r;
+                const float *restrict p = weights + index * T;
+                float *restrict pd = dropped + r * Tp, *restrict d = ds + r * Tp, dot = 0;
+                if (s.drop) {
+                    drop_row(s.dropout, index, T, used, d, NULL, d);
+                    drop_row(s.dropout, index, T, used, p, NULL, pd);
+                } else {
+                    memcpy(pd, p, (size_t)used * sizeof(float));
+                }
+#pragma omp simd reduction(+ : dot)
+                for (int64_t j = 0; j < used; j++) dot += p[j] * d[j];
+#pragma omp simd
+                for (int64_t j = 0; j < used; j++) d[j] = s.scale * p[j] * (d[j] - dot);
+            }
+            multiply_packed(rows, used, D, ds + i * Tp, Tp, 1, keys, T, 0, drow0 + i * ld + h * D, ld, 0);
+        }
+        for (int64_t j = 0; j < T; j += ROWS) { /* key j is seen by queries `first` and later */
+            int64_t rows = MIN(T - j, ROWS), first = s.causal ? j : 0, add = h > g * group;
+            multiply_packed(rows, T - first, D, ds + first * Tp + j, 1, Tp, queries, T, first, dkeys + j * ld, ld, add);
+            multiply_packed(rows, T - first, D, dropped + first * Tp + j, 1, Tp, outer, T, first, dvalues + j * ld, ld,
+                            add);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,331 @@
+/* The operations that Python calls. All matrices are contiguous float32 in row-major order; M is the number of tokens.
+ * Sums over tokens are taken chunk by chunk in a fixed order: for one seed the results are the same bits whatever the
+ * number of threads. Every whole number arrives as int64_t and every fraction as float: build.py passes them so. */
+#include "attention.h"
+#include "matmul.h"
+#include "vector.h"
+
+/* Each chunk of ROWS tokens leaves its column sums in its own row of `partial`; here they are added up in order. To be
+ * called by all threads of a team after a barrier. */
+static void sum_chunks(int64_t chunks, int64_t stride, int64_t columns, const float *partial, float *total) {
+    if (!total) return;
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < columns; first += 64) {
+        int64_t n = MIN(columns - first, 64);
+        memset(total + first, 0, (size_t)n * sizeof(float));
+        for (int64_t c = 0; c < chunks; c++) add_row(n, partial + c * stride + first, total + first);
+    }
+}
+
+/* y = (x - mean) / sqrt(variance + eps) * weight + bias; `center` 0 leaves the mean alone (RMSNorm). */
+INLINE void norm_row(int64_t C, const float *restrict x, const float *weight, const float *bias, float eps, int64_t center,
+                     float *restrict y, float *mean, float *rstd) {
+    float sum = 0, squares = 0;
+    if (center)
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < C; j++) sum += x[j];
+    float m = sum / (float)C;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t j = 0; j < C; j++) squares += (x[j] - m) * (x[j] - m);
+    float r = 1.0f / __builtin_sqrtf(squares / (float)C + eps);
+    if (bias)
+#pragma omp simd
+        for (int64_t j = 0; j < C; j++) y[j] = (x[j] - m) * r * weight[j] + bias[j];
+    else
+#pragma omp simd
+        for (int64_t j = 0; j < C; j++) y[j] = (x[j] - m) * r * weight[j];
+    *mean = m;
+    *rstd = r;
+}
+
+/* dx = the norm's gradient (+ base); dweight and dbias are added to. */
+INLINE void norm_row_backward(int64_t C, const float *restrict x, const float *restrict dy, const float *weight,
+                              float mean, float rstd, int64_t center, const float *base, float *restrict dx,
+                              float *restrict dweight, float *restrict dbias) {
+    float sum = 0, dot = 0;
+#pragma omp simd reduction(+ : sum, dot)
+    for (int64_t j = 0; j < C; j++) {
+        float normed = (x[j] - mean) * rstd, g = dy[j] * weight[j];
+        sum += g;
+        dot += g * normed;
+        dweight[j] += dy[j] * normed;
+        dbias[j] += dy[j];
+    }
+    sum = center ? sum / (float)C : 0;
+    dot /= (float)C;
+    if (base)
+#pragma omp simd
+        for (int64_t j = 0; j < C; j++)
+            dx[j] = base[j] + rstd * (dy[j] * weight[j] - sum - (x[j] - mean) * rstd * dot);
+    else
+#pragma omp simd
+        for (int64_t j = 0; j < C; j++) dx[j] = rstd * (dy[j] * weight[j] - sum - (x[j] - mean) * rstd * dot);
+}
+
+/* ---- element-wise operations ------------------------------------------------------------------------------- */
+
+/* out = x * mask (+ residual). The backward pass is the same call on the gradient, without a residual. */
+void dropout_rows(int64_t M, int64_t C, const float *x, const float *residual, float *out, float probability,
+                  int64_t seed, int64_t threads) {
+    Dropout d = make_dropout(seed, probability);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t m = 0; m < M; m++) drop_row(d, m, C, C, x + m * C, residual ? residual + m * C : NULL, out + m * C);
+}
+
+/* Without dout: out = gelu(x). With it: out = dout * gelu'(x). */
+void gelu_elements(int64_t n, const float *x, const float *dout, float *out, int64_t threads) {
+#pragma omp parallel for simd schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < n; i++) {
+        float slope, value = gelu_and_slope(x[i], &slope);
+        out[i] = dout ? dout[i] * slope : value;
+    }
+}
+
+/* statistics: (M, 2), each row's mean and reciprocal deviation. */
+void norm_forward(int64_t M, int64_t C, const float *x, const float *weight, const float *bias, float eps, int64_t center,
+                  float *y, float *statistics, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t m = 0; m < M; m++)
+        norm_row(C, x + m * C, weight, bias, eps, center, y + m * C, statistics + 2 * m, statistics + 2 * m + 1);
+}
+
+/* partial: (ceil(M / ROWS), 2 C). */
+void norm_backward(int64_t M, int64_t C, const float *x, const float *statistics, const float *dy, const float *weight,
+                   int64_t center, float *dx, float *dweight, float *dbias, float *partial, int64_t threads) {
+    int64_t chunks = CEIL_DIV(M, ROWS);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < chunks; c++) {
+            float *sums = memset(partial + c * 2 * C, 0, (size_t)(2 * C) * sizeof(float));
+            for (int64_t m = c * ROWS; m < MIN(M, (c + 1) * ROWS); m++)
+                norm_row_backward(C, x + m * C, dy + m * C, weight, statistics[2 * m], statistics[2 * m + 1], center,
+                                  NULL, dx + m * C, sums, sums + C);
+        }
+        sum_chunks(chunks, 2 * C, C, partial, dweight);
+        sum_chunks(chunks, 2 * C, C, partial + C, dbias);
+    }
+}
+
+/* ---- attention --------------------------------------------------------------------------------------------- */
+
+static Attention make_attention(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
+                                float probability, int64_t seed) {
+    Attention s = {B, T, H, G, D, causal, scale, make_dropout(seed, probability), probability > 0};
+    return s;
+}
+
+void attention_forward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
+                       float probability, int64_t seed, const float *qkv, float *out, float *weights, int64_t threads) {
+    Attention s = make_attention(B, T, H, G, D, causal, scale, probability, seed);
+#pragma omp parallel num_threads(threads)
+    {
+        float *work = scratch(attention_forward_scratch(s));
+#pragma omp for schedule(static)
+        for (int64_t job = 0; job < B * G; job++)
+            attention_forward_head(s, job / G, job % G, qkv, out, weights, work);
+        free(work);
+    }
+}
+
+void attention_backward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
+                        float probability, int64_t seed, const float *qkv, const float *weights, const float *dout,
+                        float *dqkv, int64_t threads) {
+    Attention s = make_attention(B, T, H, G, D, causal, scale, probability, seed);
+#pragma omp parallel num_threads(threads)
+    {
+        float *work = scratch(attention_backward_scratch(s));
+#pragma omp for schedule(static)
+        for (int64_t job = 0; job < B * G; job++)
+            attention_backward_head(s, job / G, job % G, qkv, weights, dout, dqkv, work);
+        free(work);
+    }
+}
+
+/* ---- norm, then a linear layer ------------------------------------------------------------------------------ */
+
+/* normed = norm(x) (M, C); y = normed W^T + bias (M, N). pack_space: packed_floats(N, C). */
+void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight,
+                         const float *norm_bias, float eps, int64_t center, const float *weight, const float *bias,
+                         float *normed, float *statistics, float *y, float *pack_space, int64_t threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        pack(weight, 1, C, N, C, pack_space);
+#pragma omp for schedule(static)
+        for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
+            int64_t rows = MIN(M - m0, ROWS);
+            for (int64_t m = m0; m < m0 + rows; m++)
+                norm_row(C, x + m * C, norm_weight, norm_bias, eps, center, normed + m * C, statistics + 2 * m,
+                         statistics + 2 * m + 1);
+            multiply(rows, N, C, normed + m0 * C, C, pack_space, y + m0 * N, N);
+            if (bias)
+                for (int64_t m = m0; m < m0 + rows; m++) add_row(N, bias, y + m * N);
+        }
+    }
+}
+
+/* partial: (ceil(M / ROWS), 2 C + N). dbias may be NULL. */
+void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight, int64_t center,
+                          const float *weight, const float *normed, const float *statistics, const float *dy,
+                          float *dx, float *dnorm_weight, float *dnorm_bias, float *dweight, float *dbias,
+                          float *pack_space, float *partial, int64_t threads) {
+    int64_t chunks = CEIL_DIV(M, ROWS), stride = 2 * C + N;
+#pragma omp parallel num_threads(threads)
+    {
+        float *dnormed = scratch(ROWS * C);
+        pack(weight, C, 1, C, N, pack_space);
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < chunks; c++) {
+            int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
+            float *sums = memset(partial + c * stride, 0, (size_t)stride * sizeof(float));
+            multiply(rows, C, N, dy + m0 * N, N, pack_space, dnormed, C);
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, statistics[2 * m],
+                                  statistics[2 * m + 1], center, NULL, dx + m * C, sums, sums + C);
+                if (dbias) add_row(N, dy + m * N, sums + 2 * C);
+            }
+        }
+        free(dnormed);
+        sum_chunks(chunks, stride, C, partial, dnorm_weight);
+        sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
+        sum_chunks(chunks, stride, N, partial + 2 * C, dbias);
+        if (dweight) weight_gradient(N, C, M, dy, normed, dweight);
+    }
+}
+
+/* ---- a linear layer, then dropout and the residual ---------------------------------------------------------- */
+
+/* y (M, N) = residual + dropout(x W^T + bias), x (M, K). residual and bias may be NULL. */
+void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, const float *weight, const float *bias,
+                            const float *residual, float probability, int64_t seed, float *y, float *pack_space,
+                            int64_t threads) {
+    Dropout d = make_dropout(seed, probability);
+#pragma omp parallel num_threads(threads)
+    {
+        float *product = scratch(ROWS * N);
+        pack(weight, 1, K, N, K, pack_space);
+#pragma omp for schedule(static)
+        for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
+            int64_t rows = MIN(M - m0, ROWS);
+            multiply(rows, N, K, x + m0 * K, K, pack_space, product, N);
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                float *row = product + (m - m0) * N;
+                if (bias) add_row(N, bias, row);
+                drop_row(d, m, N, N, row, residual ? residual + m * N : NULL, y + m * N);
+            }
+        }
+        free(product);
+    }
+}
+
+/* dmasked: (M, N) scratch. partial: (ceil(M / ROWS), N). */
+void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *x, const float *weight, float probability,
+                             int64_t seed, const float *dy, float *dx, float *dweight, float *dbias, float *dmasked,
+                             float *pack_space, float *partial, int64_t threads) {
+    Dropout d = make_dropout(seed, probability);
+    int64_t chunks = CEIL_DIV(M, ROWS);
+#pragma omp parallel num_threads(threads)
+    {
+        pack(weight, K, 1, K, N, pack_space);
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < chunks; c++) {
+            int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
+            float *sums = memset(partial + c * N, 0, (size_t)N * sizeof(float));
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                drop_row(d, m, N, N, dy + m * N, NULL, dmasked + m * N);
+                add_row(N, dmasked + m * N, sums);
+            }
+            multiply(rows, K, N, dmasked + m0 * N, N, pack_space, dx + m0 * K, K);
+        }
+        sum_chunks(chunks, N, N, partial, dbias);
+        if (dweight) weight_gradient(N, K, M, dmasked, x, dweight);
+    }
+}
+
+/* ---- the whole feed-forward sub-layer ----------------------------------------------------------------------- */
+
+/* y = x + dropout(W2 gelu(W1 norm(x) + b1) + b2); C wide outside, F inside. hidden and slope (M, F) are gelu's value
+ * and derivative, kept for the backward pass. pack_space: packed_floats(F, C) + packed_floats(C, F). */
+void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, const float *norm_bias,
+                 float eps, int64_t center, const float *w1, const float *b1, const float *w2, const float *b2,
+                 float probability, int64_t seed, float *y, float *normed, float *statistics, float *hidden,
+                 float *slope, float *pack_space, int64_t threads) {
+    Dropout d = make_dropout(seed, probability);
+    float *packed1 = pack_space, *packed2 = pack_space + packed_floats(F, C);
+#pragma omp parallel num_threads(threads)
+    {
+        float *product = scratch(ROWS * C);
+        pack(w1, 1, C, F, C, packed1);
+        pack(w2, 1, F, C, F, packed2);
+#pragma omp for schedule(static)
+        for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
+            int64_t rows = MIN(M - m0, ROWS);
+            for (int64_t m = m0; m < m0 + rows; m++)
+                norm_row(C, x + m * C, norm_weight, norm_bias, eps, center, normed + m * C, statistics + 2 * m,
+                         statistics + 2 * m + 1);
+            multiply(rows, F, C, normed + m0 * C, C, packed1, hidden + m0 * F, F);
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                float *h = hidden + m * F, *s = slope + m * F;
+                if (b1) add_row(F, b1, h);
+#pragma omp simd
+                for (int64_t j = 0; j < F; j++) h[j] = gelu_and_slope(h[j], &s[j]);
+            }
+            multiply(rows, C, F, hidden + m0 * F, F, packed2, product, C);
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                if (b2) add_row(C, b2, product + (m - m0) * C);
+                drop_row(d, m, C, C, product + (m - m0) * C, x + m * C, y + m * C);
+            }
+        }
+        free(product);
+    }
+}
+
+/* dmasked (M, C) and dhidden (M, F): scratch. partial: (ceil(M / ROWS), 3 C + F). */
+void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, int64_t center,
+                  const float *w1, const float *w2, float probability, int64_t seed, const float *normed,
+                  const float *statistics, const float *hidden, const float *slope, const float *dy, float *dx,
+                  float *dnorm_weight, float *dnorm_bias, float *dw1, float *db1, float *dw2, float *db2,
+                  float *dmasked, float *dhidden, float *pack_space, float *partial, int64_t threads) {
+    Dropout d = make_dropout(seed, probability);
+    int64_t chunks = CEIL_DIV(M, ROWS), stride = 3 * C + F;
+    float *packed2 = pack_space, *packed1 = pack_space + packed_floats(F, C);
+#pragma omp parallel num_threads(threads)
+    {
+        float *dnormed = scratch(ROWS * C);
+        pack(w2, F, 1, F, C, packed2);
+        pack(w1, C, 1, C, F, packed1);
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < chunks; c++) {
+            int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
+            float *sums = memset(partial + c * stride, 0, (size_t)stride * sizeof(float));
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                drop_row(d, m, C, C, dy + m * C, NULL, dmasked + m * C);
+                add_row(C, dmasked + m * C, sums + 2 * C);
+            }
+            multiply(rows, F, C, dmasked + m0 * C, C, packed2, dhidden + m0 * F, F);
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                float *restrict dh = dhidden + m * F, *restrict total = sums + 3 * C;
+                const float *restrict s = slope + m * F;
+#pragma omp simd
+                for (int64_t j = 0; j < F; j++) {
+                    dh[j] *= s[j];
+                    total[j] += dh[j];
+                }
+            }
+            multiply(rows, C, F, dhidden + m0 * F, F, packed1, dnormed, C);
+            for (int64_t m = m0; m < m0 + rows; m++)
+                norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, statistics[2 * m],
+                                  statistics[2 * m + 1], center, dy + m * C, dx + m * C, sums, sums + C);
+        }
+        free(dnormed);
+        sum_chunks(chunks, stride, C, partial, dnorm_weight);
+        sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
+        sum_chunks(chunks, stride, C, partial + 2 * C, db2);
+        sum_chunks(chunks, stride, F, partial + 3 * C, db1);
+        if (dw2) weight_gradient(C, F, M, dmasked, hidden, dw2);
+        if (dw1) weight_gradient(F, C, M, dhidden, normed, dw1);
+    }
+}
+/* Sizes that the caller needs to allocate scratch. */
+int64_t rows_per_chunk(void) { return ROWS; }
+int64_t pack_size(int64_t N, int64_t K) { return packed_floats(N, K); }
