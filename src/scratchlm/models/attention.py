@@ -134,9 +134,9 @@ class Attention(nn.Module):
             if memory is None:
                 raise ValueError("cross-attention needs the other sequence's states")
             pairs: Tensor = self.kv(memory)
-            k, v = pairs.view(*pairs.shape[:2], -1, self.head_size).split(self.kv_heads, dim=2)
+            k, v = pairs.view(*pairs.shape[:2], -1, self.head_size).chunk(2, dim=2)
         else:
-            q, k, v = q.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+            q, k, v = torch.split(q, [self.heads, self.kv_heads, self.kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:

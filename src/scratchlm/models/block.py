@@ -52,10 +52,8 @@ class Block(nn.Module):
 
     def _add(self, x: Tensor, change: Tensor, norm: nn.Module) -> Tensor:
         """The residual connection, with dropout on the sub-layer's output and, in post-norm blocks, the norm."""
-        x = kernels.dropout_add(change, x, self.dropout if self.training else 0.0)
-        if not self.pre:
-            x = norm(x)
-        return x
+        total: Tensor = kernels.dropout_add(change, x, self.dropout if self.training else 0.0)
+        return total if self.pre else norm(total)
 
 
 class Stack(nn.Module):
@@ -108,14 +106,13 @@ class Stack(nn.Module):
             seen = None if memory_documents is None else (memory_documents >= 0)[:, None, None, :]
             memory_mask = AttentionMask(False, seen)
         rope = None if self.rope is None else self.rope(positions)
-        x = self.embed(ids, positions, types)
+        x: Tensor = self.embed(ids, positions, types)
         for block in self.blocks:
             x = block(x, mask, rope, cache, memory, memory_mask)
         if cache is not None:
             cache.advance(tokens)
-        if self.norm is not None:
-            x = self.norm(x)
-        return x
+        normed: Tensor = x if self.norm is None else self.norm(x)
+        return normed
 
     def initialise(self) -> None:
         """Draw the initial weights, where the config asks for other ones than PyTorch's own."""
