@@ -7,7 +7,7 @@ Written in C (``native/``), compiled at first use, for float32 on Linux; everyth
 from __future__ import annotations
 
 from scratchlm.kernels.attention import attention
-from scratchlm.kernels.build import available, disabled, status
+from scratchlm.kernels.build import available, disabled, library, status
 from scratchlm.kernels.linear import gelu_mlp, linear_dropout_add, norm_linear
 from scratchlm.kernels.pointwise import dropout_add, gelu, layer_norm, rms_norm
 
@@ -19,6 +19,7 @@ __all__ = [
     "gelu",
     "gelu_mlp",
     "layer_norm",
+    "library",
     "linear_dropout_add",
     "norm_linear",
     "rms_norm",

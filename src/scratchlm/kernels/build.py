@@ -66,6 +66,18 @@ def available() -> bool:
     return not getattr(_switch, "off", False) and _native.load() is not None
 
 
+def library() -> ctypes.CDLL:
+    """The loaded library, for callers that keep their own argument types (a call a token must cost nothing).
+
+    Raises:
+        RuntimeError: there is none; ask :func:`available` first.
+    """
+    loaded = _native.load()
+    if loaded is None:
+        raise RuntimeError(f"no native code: {_native.reason}")
+    return loaded
+
+
 def status() -> str:
     """One line for humans: which operations run, and why not the native ones."""
     if getattr(_switch, "off", False):
@@ -181,14 +193,13 @@ def _cache_folders() -> Iterator[Path]:
 def _compile(compiler: list[str], target: Path) -> None:
     """Compile into a folder of our own beside ``target`` and rename, so that others see a whole file or none."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as folder:
-        compiled, linked = Path(folder) / "native.o", Path(folder) / "native.so"
-        source = str(SOURCE / "native.c")
+        linked, objects, commands = Path(folder) / "native.so", [], []
+        for source in sorted(SOURCE.glob("*.c")):
+            objects.append(str(Path(folder) / f"{source.stem}.o"))
+            commands.append([*compiler, *COMPILE_FLAGS, "-c", str(source), "-o", objects[-1]])
         # Linked without -fopenmp: the OpenMP functions are then found in the runtime that PyTorch has loaded, and both
         # share one set of threads.
-        for command in (
-            [*compiler, *COMPILE_FLAGS, "-c", source, "-o", str(compiled)],
-            [*compiler, "-shared", str(compiled), "-o", str(linked)],
-        ):
+        for command in [*commands, [*compiler, "-shared", *objects, "-o", str(linked)]]:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())

@@ -8,11 +8,9 @@
  * neighbours. Every pointer that a model has no tensor for is NULL.
  */
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
 
-typedef float vec __attribute__((vector_size(32)));
-enum { LANES = 8 };
+#include "vector.h"
+
 enum { RELU, GELU, GELU_TANH, SWIGLU, RELU2 };
 
 typedef struct {
@@ -34,14 +32,12 @@ typedef struct {
     int32_t layer_count, width, heads, kv_heads, head_size, ffn, vocab, activation, rms, pre;
 } Model;
 
-static inline vec load(const float *p) {
-    vec v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
+INLINE vec load(const float *p) { return *(const loose_vec *)p; }
 
-static inline float sum(vec v) {
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+INLINE float sum(vec v) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
 }
 
 static float dot(const float *a, const float *b, int n) {
@@ -115,27 +111,10 @@ static void norm(const float *x, const float *weight, const float *bias, float *
     }
 }
 
-/* e^x to a few units in the last place, in a form that compilers vectorise: 2^k times a polynomial in the rest. */
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float k = rintf(x * 1.44269504f);
-    float r = (x - k * 0.693145752f) - k * 1.42860677e-6f; /* ln 2 in two parts, so that k ln 2 loses nothing */
-    float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))))));
-    int32_t bits = ((int32_t)k + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
+INLINE float sigmoid(float x) {
+    float e = exp_nonpositive(x < 0 ? x : -x);
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
-
-/* erf by Abramowitz and Stegun 7.1.26, within 1.5e-7. */
-static inline float error_function(float x) {
-    float a = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * a);
-    float p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    return copysignf(1.0f - p * exponential(-a * a), x);
-}
-
-static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 /* h (rows, n) in place; for SWIGLU h is (rows, 2n), gate first, and the result is packed to (rows, n). */
 static void activate(float *h, int rows, int n, int activation) {
@@ -148,7 +127,10 @@ static void activate(float *h, int rows, int n, int activation) {
         for (int i = 0; i < count; i++) h[i] = h[i] > 0 ? h[i] * h[i] : 0;
         break;
     case GELU:
-        for (int i = 0; i < count; i++) h[i] = 0.5f * h[i] * (1.0f + error_function(h[i] * 0.707106781f));
+        for (int i = 0; i < count; i++) {
+            float slope;
+            h[i] = gelu_and_slope(h[i], &slope);
+        }
         break;
     case GELU_TANH: /* 0.5 (1 + tanh u) is the sigmoid of 2u */
         for (int i = 0; i < count; i++) h[i] *= sigmoid(1.595769122f * (h[i] + 0.044715f * h[i] * h[i] * h[i]));
@@ -186,7 +168,7 @@ static void attend(const float *q, const float *keys, const float *values, float
             scores[t] = dot(q, k + (int64_t)t * size, size) * scale;
             top = scores[t] > top ? scores[t] : top;
         }
-        for (int t = 0; t < n; t++) scores[t] = exponential(scores[t] - top);
+        for (int t = 0; t < n; t++) scores[t] = exp_nonpositive(scores[t] - top);
         for (int t = 0; t < n; t++) total += scores[t];
         for (int i = 0; i < size; i++) mixed[i] = 0;
         for (int t = 0; t < n; t++) {
@@ -194,10 +176,6 @@ static void attend(const float *q, const float *keys, const float *values, float
             for (int i = 0; i < size; i++) mixed[i] += share * v[(int64_t)t * size + i];
         }
     }
-}
-
-static void add(float *x, const float *change, int64_t n) {
-    for (int64_t i = 0; i < n; i++) x[i] += change[i];
 }
 
 /* How many floats of scratch memory a step needs. */
@@ -221,8 +199,8 @@ void decode_step(const Model *m, const int64_t *ids, int32_t rows, int64_t lengt
         float *xr = x + (int64_t)r * width;
         const float *token = m->tokens + ids[r] * width;
         for (int i = 0; i < width; i++) xr[i] = token[i] * m->embedding_scale;
-        if (m->positions) add(xr, m->positions + length * width, width);
-        if (m->types) add(xr, m->types, width);
+        if (m->positions) add_row(width, m->positions + length * width, xr);
+        if (m->types) add_row(width, m->types, xr);
     }
     if (m->embed_norm_weight) norm(x, m->embed_norm_weight, m->embed_norm_bias, x, rows, width, m->eps, m->rms);
 
@@ -248,7 +226,7 @@ void decode_step(const Model *m, const int64_t *ids, int32_t rows, int64_t lengt
                    (int)length + 1, capacity);
         }
         linear(w->out_weight, w->out_bias, mixed, z, rows, mixed_size, width);
-        add(x, z, (int64_t)rows * width);
+        add_row((int64_t)rows * width, z, x);
         if (!m->pre) norm(x, w->norm1_weight, w->norm1_bias, x, rows, width, m->eps, m->rms);
 
         input = x;
@@ -256,7 +234,7 @@ void decode_step(const Model *m, const int64_t *ids, int32_t rows, int64_t lengt
         linear(w->up_weight, w->up_bias, input, hidden, rows, width, m->ffn * (m->activation == SWIGLU ? 2 : 1));
         activate(hidden, rows, m->ffn, m->activation);
         linear(w->down_weight, w->down_bias, hidden, z, rows, m->ffn, width);
-        add(x, z, (int64_t)rows * width);
+        add_row((int64_t)rows * width, z, x);
         if (!m->pre) norm(x, w->norm2_weight, w->norm2_bias, x, rows, width, m->eps, m->rms);
     }
     if (m->norm_weight) norm(x, m->norm_weight, m->norm_bias, x, rows, width, m->eps, m->rms);
