@@ -35,27 +35,28 @@ class Generation:
     """``stop`` (a stop string), ``end`` (the model's end token) or ``length`` (the token budget)."""
     seed: int
     """Makes the same text again, together with the place among the samples of its prompt."""
-
-    @property
-    def text(self) -> str:
-        return self.prompt + self.completion
+    text: str = ""
+    """Prompt and completion; of an encoder-decoder, whose prompt is the source, the completion alone."""
 
 
 class _Row:
     """A text in the making."""
 
     def __init__(
-        self, number: int, generation: Generation, tokenizer: Tokenizer, prompt_ids: Sequence[int], stops: Sequence[str]
+        self, number: int, generation: Generation, tokenizer: Tokenizer, stops: Sequence[str], *, continues: bool
     ) -> None:
         self.number, self.generation = number, generation
+        generation.text = before = generation.prompt if continues else ""
         self._eos = tokenizer.eos_id
         self._watcher = StopWatcher(stops)
         self._pieces: list[str] = []
         self._stream = tokenizer.stream()
-        for token in prompt_ids:  # so that what separates the first new token from the prompt is spelled, too
+        for token in tokenizer.encode(
+            before
+        ):  # so that what separates the first new token from the prompt is spelled, too
             self._stream.push(token)
         # A tokenizer that splits at spaces spells one before each word, also where the prompt already ends in one.
-        self._drop_space = tokenizer.kind in ("word", "wordpiece") and generation.prompt[-1:].isspace()
+        self._drop_space = tokenizer.kind in ("word", "wordpiece") and before[-1:].isspace()
 
     def take(self, token: int, budget: int, on_text: OnText | None) -> bool:
         """Add a sampled token; return whether the text has ended."""
@@ -73,6 +74,7 @@ class _Row:
             rest = self._watcher.push(self._stream.finish())
             self._show(rest + self._watcher.finish(), on_text)
         generation.completion = "".join(self._pieces)
+        generation.text += generation.completion
         return True
 
     def _show(self, text: str, on_text: OnText | None) -> None:
@@ -132,13 +134,16 @@ def generate(
     starts = [_start_ids(tokenizer, text, model) for text in prompts]
     seed = sampling.resolved_seed()
 
+    translates = isinstance(model, Seq2Seq)
     rows: list[_Row] = []
     was_training = model.training
     model.eval()
     try:
         for text, ids in zip(prompts, starts, strict=True):
             group = [
-                _Row(len(rows) + i, Generation(text, "", [], "length", seed), tokenizer, tokenizer.encode(text), stops)
+                _Row(
+                    len(rows) + i, Generation(text, "", [], "length", seed), tokenizer, stops, continues=not translates
+                )
                 for i in range(samples)
             ]
             rows += group

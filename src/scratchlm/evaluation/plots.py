@@ -1,0 +1,249 @@
+"""Pictures of a run: its curves, and where each head of each layer looks."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from scratchlm.errors import UserError
+from scratchlm.models import Model, Seq2Seq
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from scratchlm.tokenizers import Tokenizer
+
+FONT = "DejaVu Sans"  # comes with matplotlib and has the letters with diacritics
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9661f", "#8a8f98"
+_STYLE: Any = {
+    "font.family": [FONT],
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e6ea",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+_VISIBLE_NAMES = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "": "∅"}
+_LONGEST_LABEL = 14
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, in order. A last line that is still being written is left out.
+
+    Raises:
+        UserError: no such file, no record in it, or a line that is no record.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); give the folder of a run that has trained") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or "step" not in record:
+                raise ValueError("not a record of a step")
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number}, is damaged; delete that line and plot again") from error
+        records.append(record)
+    if not records:
+        raise UserError(f"{path} has no records yet; let the run train for a while and plot again")
+    return records
+
+
+def plot_curves(metrics: str | Path, out: str | Path, *, title: str = "", floor: float | None = None) -> Path:
+    """Draw loss (training and validation) and learning rate over the steps of a metrics.jsonl as a PNG.
+
+    ``floor`` is a cross-entropy, in nats, that no model can go below; it is drawn as a line.
+
+    Raises:
+        UserError: see :func:`read_metrics`; also when ``out`` cannot be written.
+    """
+    records = read_metrics(metrics)
+    with _style():
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        steps, values = _series(records, "loss")
+        if len(values) > 20:
+            losses.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1)
+            losses.plot(steps, _smoothed(values), color=BLUE, linewidth=1.8, label="training (smoothed)")
+        else:
+            losses.plot(steps, values, color=BLUE, linewidth=1.8, marker="o", markersize=4, label="training")
+        held_steps, held = _series(records, "validation_loss")
+        if len(held):
+            losses.plot(held_steps, held, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
+            best = int(np.argmin(held))
+            losses.annotate(
+                f"best {held[best]:.4g} at step {int(held_steps[best]):,}",
+                (held_steps[best], held[best]),
+                xytext=(0, 12),
+                textcoords="offset points",
+                color=ORANGE,
+                ha="center",
+            )
+        if floor is not None:
+            losses.axhline(floor, color=GREY, linestyle="--", linewidth=1.2, label=f"floor of the text, {floor:.4f}")
+        drawn = np.concatenate([values, held, [] if floor is None else [floor]])
+        if len(drawn) and drawn.min() > 0 and drawn.max() / drawn.min() > 10:
+            losses.set_yscale("log")
+            losses.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            losses.yaxis.set_minor_formatter(NullFormatter())
+        losses.set_ylabel("loss (nats a token)")
+        losses.legend()
+        losses.set_title(title, loc="left", parse_math=False)
+        rate_steps, rate = _series(records, "learning_rate")
+        rates.plot(rate_steps, rate, color=GREY, linewidth=1.8)
+        rates.set_ylim(bottom=0)
+        rates.set_ylabel("learning rate")
+        rates.set_xlabel("step")
+        return _save(figure, Path(out), dpi=150)
+
+
+def plot_attention(model: Model, tokenizer: Tokenizer, text: str, folder: str | Path) -> list[Path]:
+    """Draw where each head looks while the model reads ``text``: one PNG a layer, ``attention-layer-1.png`` and on.
+
+    Row t of a map shows how token t shares its attention out; what a decoder may not see is grey. Of a text longer than
+    the context the first tokens are shown. ``[MASK]`` in the text is the mask token.
+
+    Raises:
+        UserError: an encoder-decoder, an empty text, unknown characters, or a folder that cannot be written.
+    """
+    if isinstance(model, Seq2Seq):
+        raise UserError("attention maps of one text need a decoder or an encoder, not an encoder-decoder")
+    encoded = tokenizer.encode(text, allow_special=True)
+    if not encoded:
+        raise UserError("the text is empty; give some words to look at")
+    ids = encoded[: model.config.context]
+    was_training = model.training
+    model.eval()
+    try:
+        maps = model.attention_maps(torch.tensor([ids], device=model.head.weight.device))
+    finally:
+        model.train(was_training)
+    shown = "" if len(ids) == len(encoded) else f" (the first {len(ids)} of {len(encoded)} tokens)"
+    labels = [token_label(tokenizer, token) for token in ids]
+    return [
+        draw_maps(
+            weights[0].float().cpu().numpy(),
+            labels,
+            Path(folder) / f"attention-layer-{layer}.png",
+            title=f"Layer {layer} of {len(maps)}{shown}",
+            causal=model.causal,
+        )
+        for layer, weights in enumerate(maps, 1)
+    ]
+
+
+def draw_maps(maps: np.ndarray, labels: Sequence[str], out: Path, *, title: str, causal: bool) -> Path:
+    """Draw one layer's heads side by side. maps (H, T, T) rows summing to 1, labels T."""
+    heads, length = maps.shape[:2]
+    columns = math.ceil(math.sqrt(heads)) if length > 12 else min(heads, 4)
+    rows = math.ceil(heads / columns)
+    side = max(2.6, 0.165 * length)  # a label needs about a sixth of an inch
+    margin = 0.085 * max(map(len, labels)) + 0.25
+    with _style():
+        size = (columns * (side + margin) + 0.9, rows * (side + margin + 0.35) + 0.5)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        shown = np.where(np.triu(np.ones((length, length), dtype=bool), 1)[None] & causal, np.nan, maps)
+        top = float(np.nanmax(shown))
+        colours = mpl.colormaps["Blues"].with_extremes(bad="#eeeeee")
+        image: Any = None
+        for head, panel in enumerate(panels):
+            if head >= heads:
+                panel.set_axis_off()
+                continue
+            # Square roots, so that a share of a few per cent, which is much among 64 tokens, can be seen.
+            image = panel.imshow(shown[head], cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=top))
+            _label(panel, labels)
+            panel.set_title(f"head {head + 1}", fontsize=11)
+        panels[0].set_ylabel("this token …")
+        panels[0].set_xlabel("… looks at")
+        bar = figure.colorbar(image, ax=list(panels), shrink=0.6, pad=0.015, aspect=30)
+        bar.set_label("share of attention")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+        return _save(figure, out, dpi=110)
+
+
+def token_label(tokenizer: Tokenizer, token: int) -> str:
+    """How a token is written beside a map: white space visible, long ones cut, what the font lacks as U+XXXX."""
+    text = tokenizer.decode([token])
+    if "\ufffd" in text:  # a part of a character
+        text = tokenizer.token(token)
+    text = _VISIBLE_NAMES.get(text, text)
+    if text.strip() != text:
+        text = "".join(_VISIBLE_NAMES.get(character, character) for character in text)
+    if len(text) > _LONGEST_LABEL:
+        text = text[: _LONGEST_LABEL - 1] + "…"
+    known = get_font(findfont(FONT)).get_charmap()
+    return "".join(character if ord(character) in known else f"U+{ord(character):04X}" for character in text)
+
+
+def _label(panel: Axes, labels: Sequence[str]) -> None:
+    ticks = range(len(labels))
+    short = max(map(len, labels)) <= 2
+    size = 10 if short else 8.5
+    panel.set_xticks(ticks, labels, rotation=0 if short else 90, fontsize=size, parse_math=False)
+    panel.set_yticks(ticks, labels, fontsize=size, parse_math=False)
+    panel.xaxis.tick_top()
+    panel.tick_params(length=0)
+    panel.grid(False)
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+
+
+def _series(records: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the records that have a finite number under ``key``."""
+    pairs = [
+        (record["step"], record[key])
+        for record in records
+        if isinstance(record.get(key), int | float) and math.isfinite(record[key])
+    ]
+    steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """The mean of each point's neighbourhood, about a thirtieth of the curve wide; it does not lag behind the curve."""
+    window = np.ones(len(values) // 30 | 1)
+    totals, counts = np.convolve(values, window, "same"), np.convolve(np.ones(len(values)), window, "same")
+    return np.asarray(totals / counts)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Our look, whatever the user's matplotlib settings say."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def _save(figure: Figure, out: Path, *, dpi: int) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=dpi, facecolor="white")
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror or error}); choose another folder") from error
+    return out
