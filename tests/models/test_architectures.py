@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 
+from scratchlm import kernels
 from scratchlm.data.batch import IGNORE, Batch
 from scratchlm.models import KVCache, ModelConfig, build_model, cross_entropy_sum, model_preset, textbook
 
@@ -57,6 +58,42 @@ def test_textbook_and_fast_path_give_the_same_outputs_and_gradients(architecture
     for (key, ours), theirs in zip(fast.named_parameters(), slow.parameters(), strict=True):
         assert ours.grad is not None, key
         torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-5, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+@pytest.mark.parametrize(
+    ("architecture", "name"), list(itertools.product(("decoder", "encoder"), CONFIGS)), ids=lambda value: str(value)
+)
+def test_native_kernels_and_plain_pytorch_give_the_same_outputs_and_gradients(architecture: str, name: str) -> None:
+    torch.manual_seed(1)
+    native = build_model(small(architecture, **CONFIGS[name]))
+    plain = copy.deepcopy(native)
+    x, labels = ids(16, 11), ids(16, 11, seed=5)  # enough rows for the fused products
+    native_logits = native(x)
+    cross_entropy_sum(native_logits, labels)[0].backward()
+    with kernels.disabled(), textbook(plain):
+        plain_logits = plain(x)
+        cross_entropy_sum(plain_logits, labels)[0].backward()
+    torch.testing.assert_close(native_logits, plain_logits, atol=1e-5, rtol=1e-5)
+    for (key, ours), theirs in zip(native.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None, key
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_a_replaced_linear_layer_is_never_bypassed_by_a_fused_operation() -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    for path in ("attention.qkv", "attention.out", "mlp.up", "mlp.down"):
+        model = build_model(small()).eval()
+        block, name = model.blocks[0].get_submodule(path.split(".")[0]), path.split(".")[1]
+        before = model(ids(8, 12))
+        plain = getattr(block, name)
+        doubled = Doubled(plain.in_features, plain.out_features, bias=plain.bias is not None)
+        doubled.load_state_dict(plain.state_dict())
+        setattr(block, name, doubled)
+        assert not torch.allclose(model(ids(8, 12)), before), path
 
 
 def test_textbook_and_fast_path_agree_in_the_encoder_decoder() -> None:

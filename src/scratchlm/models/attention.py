@@ -15,6 +15,7 @@ from scratchlm import kernels
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.layers import RMSNorm, rotate
+from scratchlm.models.sublayer import project_in, project_out
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Attention(nn.Module):
 
     ``qkv`` is one projection whose rows are the query heads, then the key heads, then the value heads. With ``cross``
     the keys and values come from another sequence (``memory``), so the projection is split in ``q`` and ``kv``.
+    ``forward`` is the whole sub-layer, ``x + dropout(attention(norm(x)))``.
     """
 
     def __init__(self, config: ModelConfig, layer: int, *, cross: bool = False) -> None:
@@ -72,6 +74,7 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_size = config.heads, config.key_value_heads, config.head_size
         self.layer, self.cross = layer, cross
         self.dropout = config.attention_dropout_rate
+        self.residual_dropout = config.dropout
         query_rows, kv_rows = self.heads * self.head_size, 2 * self.kv_heads * self.head_size
         if cross:
             self.q = nn.Linear(config.width, query_rows, bias=config.qkv_bias)
@@ -92,17 +95,32 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor] | None = None,
         cache: KVCache | None = None,
         memory: Tensor | None = None,
+        norm: nn.Module | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). ``memory`` (B, S, C) is the other sequence of cross-attention."""
-        if self.textbook:
-            return self._textbook(x, mask, rope, cache, memory)
-        packed: Tensor = self.q(x) if self.cross else self.qkv(x)
+        """x (B, T, C) -> (B, T, C).
+
+        ``memory`` (B, S, C) is the other sequence of cross-attention; ``norm`` comes before the projections, in
+        pre-norm blocks.
+        """
+        packed = project_in(x, norm, self.q if self.cross else self.qkv)
+        attend = self._textbook if self.textbook else self._fast
+        attended = attend(packed, mask, rope, cache, memory)
+        return project_out(attended, self.out, x, self.residual_dropout if self.training else 0.0)
+
+    def _fast(
+        self,
+        packed: Tensor,
+        mask: AttentionMask,
+        rope: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        memory: Tensor | None,
+    ) -> Tensor:
+        """All heads at once: the projected queries, keys and values -> the heads' results, (B, T, H * D)."""
         rotated = rope is not None or self.q_norm is not None
         if not rotated and cache is None and not self.cross and mask.visible is None:
-            attended = kernels.attention(
+            return kernels.attention(
                 packed, self.heads, self.kv_heads, causal=mask.causal, dropout=self.dropout if self.training else 0.0
             )
-            return self._mix(attended)
         q, k, v = self._heads(packed, rope, memory)
         if cache is not None and not self.cross:
             k, v = cache.append(self.layer, k, v)
@@ -115,12 +133,7 @@ class Attention(nn.Module):
             is_causal=mask.causal and mask.visible is None and q.shape[2] > 1,
             enable_gqa=self.heads != self.kv_heads,
         )
-        return self._mix(attended.transpose(1, 2).flatten(2))
-
-    def _mix(self, attended: Tensor) -> Tensor:
-        """The heads' results side by side, (B, T, H * D), mixed by the last projection, (B, T, C)."""
-        out: Tensor = self.out(attended)
-        return out
+        return attended.transpose(1, 2).flatten(2)
 
     def _heads(
         self, packed: Tensor, rope: tuple[Tensor, Tensor] | None, memory: Tensor | None
@@ -145,18 +158,17 @@ class Attention(nn.Module):
 
     def _textbook(
         self,
-        x: Tensor,
+        packed: Tensor,
         mask: AttentionMask,
         rope: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
         memory: Tensor | None,
     ) -> Tensor:
-        """The same attention, one head and one step at a time."""
-        packed: Tensor = self.q(x) if self.cross else self.qkv(x)  # step 1: queries, keys and values
+        """The same attention, one head and one step at a time. Step 1, the projection, has given ``packed``."""
         q, k, v = self._heads(packed, rope, memory)
         if cache is not None and not self.cross:
             k, v = cache.append(self.layer, k, v)
-        visible = mask.dense(q.shape[2], k.shape[2], x.device)
+        visible = mask.dense(q.shape[2], k.shape[2], q.device)
         outputs, weights = [], []
         for head in range(self.heads):
             group = head // (self.heads // self.kv_heads)  # the key/value head that this query head shares
@@ -169,7 +181,7 @@ class Attention(nn.Module):
             shares = F.dropout(shares, self.dropout, self.training)
             outputs.append(shares @ v[:, group])  # step 6: the shares' mixture of the values (B, T, D)
         self.weights = torch.stack(weights, dim=1)
-        return self._mix(torch.cat(outputs, dim=-1))
+        return torch.cat(outputs, dim=-1)  # the heads side by side; the last projection mixes them
 
 
 @contextmanager

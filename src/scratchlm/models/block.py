@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scratchlm import kernels
 from scratchlm.models.attention import Attention, AttentionMask, build_mask
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
-from scratchlm.models.layers import Embedding, FeedForward, Rotary, build_norm
+from scratchlm.models.feedforward import FeedForward
+from scratchlm.models.layers import Embedding, Rotary, build_norm
 
 
 class Block(nn.Module):
@@ -31,7 +31,6 @@ class Block(nn.Module):
         self.norm2 = build_norm(config)
         self.mlp = FeedForward(config)
         self.pre = config.norm_placement == "pre"
-        self.dropout = config.dropout
 
     def forward(
         self,
@@ -42,18 +41,21 @@ class Block(nn.Module):
         memory: Tensor | None = None,
         memory_mask: AttentionMask | None = None,
     ) -> Tensor:
-        x = self._add(x, self.attention(self.norm1(x) if self.pre else x, mask, rope, cache), self.norm1)
+        if self.has_cross and memory_mask is None:
+            raise ValueError("a block with cross-attention needs the mask of the sequence it looks at")
+        if self.pre:
+            x = self.attention(x, mask, rope, cache, norm=self.norm1)
+            if self.has_cross:
+                x = self.cross(x, memory_mask, memory=memory, norm=self.cross_norm)
+            return self._feed_forward(x)
+        x = self.norm1(self.attention(x, mask, rope, cache))
         if self.has_cross:
-            if memory_mask is None:
-                raise ValueError("a block with cross-attention needs the mask of the sequence it looks at")
-            inner = self.cross_norm(x) if self.pre else x
-            x = self._add(x, self.cross(inner, memory_mask, memory=memory), self.cross_norm)
-        return self._add(x, self.mlp(self.norm2(x) if self.pre else x), self.norm2)
+            x = self.cross_norm(self.cross(x, memory_mask, memory=memory))
+        return self._feed_forward(x)
 
-    def _add(self, x: Tensor, change: Tensor, norm: nn.Module) -> Tensor:
-        """The residual connection, with dropout on the sub-layer's output and, in post-norm blocks, the norm."""
-        total: Tensor = kernels.dropout_add(change, x, self.dropout if self.training else 0.0)
-        return total if self.pre else norm(total)
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mlp(x, self.norm2) if self.pre else self.norm2(self.mlp(x))
+        return out
 
 
 class Stack(nn.Module):

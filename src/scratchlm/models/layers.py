@@ -1,4 +1,4 @@
-"""The small parts of a block: norms, feed-forward layers and the three ways of telling positions apart."""
+"""The small parts of a model: norms, activations and the three ways of telling positions apart."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return kernels.rms_norm(x, self.weight, self.eps)
 
 
 def build_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
@@ -68,21 +68,6 @@ def activate(x: Tensor, activation: str) -> Tensor:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
     raise ValueError(f"unknown activation {activation!r}")
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a non-linearity between them (Vaswani et al. 2017, eq. 2). (..., C) -> (..., C)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        gates = 2 if config.activation == "swiglu" else 1
-        self.up = nn.Linear(config.width, gates * config.ffn_size, bias=config.ffn_bias)
-        self.down = nn.Linear(config.ffn_size, config.width, bias=config.ffn_bias)
-        self.activation = config.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(activate(self.up(x), self.activation))
-        return out
 
 
 def sinusoidal_table(length: int, width: int) -> Tensor:
