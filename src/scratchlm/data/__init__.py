@@ -1,0 +1,34 @@
+"""Data: named corpora and files, streams of ids, windows, masks and pairs."""
+
+from scratchlm.data.batch import IGNORE, Batch
+from scratchlm.data.corpora import corpus_names, corpus_text
+from scratchlm.data.dates import date_pairs
+from scratchlm.data.files import Document, Source, resolve_source
+from scratchlm.data.masking import mask_tokens
+from scratchlm.data.pairs import PairTable, encode_pairs
+from scratchlm.data.split import iter_texts
+from scratchlm.data.stream import TokenStream, prepare_stream
+from scratchlm.data.vocabulary import learn_tokenizer
+from scratchlm.data.windows import every_block, every_window, sample_blocks, sample_windows
+
+__all__ = [
+    "IGNORE",
+    "Batch",
+    "Document",
+    "PairTable",
+    "Source",
+    "TokenStream",
+    "corpus_names",
+    "corpus_text",
+    "date_pairs",
+    "encode_pairs",
+    "every_block",
+    "every_window",
+    "iter_texts",
+    "learn_tokenizer",
+    "mask_tokens",
+    "prepare_stream",
+    "resolve_source",
+    "sample_blocks",
+    "sample_windows",
+]

@@ -1,0 +1,81 @@
+"""From ids back to text, all at once or token by token."""
+
+from __future__ import annotations
+
+import codecs
+
+from tokenizers import Tokenizer as Backend  # type: ignore[import-untyped]
+
+
+class Pieces:
+    """What each id adds to a text: bytes for byte-level BPE, characters for the rest.
+
+    A word or WordPiece token is written differently at the start of a text (no space before it), hence two tables.
+    """
+
+    first: list[str]
+    later: list[str]
+
+    def __init__(self, backend: Backend, kind: str) -> None:
+        tokens = {i: token for token, i in backend.get_vocab(with_added_tokens=True).items()}
+        names = [tokens[i] for i in range(len(tokens))]
+        self.bytes: list[bytes] | None = None
+        if kind == "bpe":
+            special = backend.get_added_tokens_decoder()
+            alphabet = _byte_alphabet()
+            self.bytes = [
+                name.encode() if i in special else bytes(alphabet[character] for character in name)
+                for i, name in enumerate(names)
+            ]
+        elif kind == "char":
+            self.first = self.later = names
+        elif kind == "word":
+            self.first = names
+            self.later = [" " + name for name in names]
+        else:
+            # The library's own rules (which signs take no space before them), asked once per token.
+            self.first = [backend.decoder.decode([name]) for name in names]
+            self.later = [backend.decoder.decode(["x", name])[1:] for name in names]
+
+    def text(self, ids: list[int]) -> str:
+        if self.bytes is not None:
+            return b"".join([self.bytes[i] for i in ids]).decode("utf-8", "replace")
+        parts = [self.later[i] for i in ids]
+        if parts:
+            parts[0] = self.first[ids[0]]
+        return "".join(parts)
+
+
+class StreamDecoder:
+    """Decodes tokens as they come; whatever it returns is final, and no character is ever cut in two.
+
+    ``push(a) + push(b) + ... + finish()`` equals decoding ``[a, b, ...]`` at once.
+    """
+
+    def __init__(self, pieces: Pieces, skipped: frozenset[int]) -> None:
+        self._pieces = pieces
+        self._skipped = skipped
+        self._started = False
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """The text that ``token`` completes; empty while a character is still missing bytes."""
+        if token in self._skipped:
+            return ""
+        if self._pieces.bytes is not None:
+            return self._utf8.decode(self._pieces.bytes[token])
+        table = self._pieces.later if self._started else self._pieces.first
+        self._started = True
+        return table[token]
+
+    def finish(self) -> str:
+        """What was held back: U+FFFD for bytes that never became a character, otherwise nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's spelling of the 256 bytes (Radford et al. 2019): printable ones as themselves, the rest from U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(byte): byte for byte in printable}
+    others = (byte for byte in range(256) if byte not in set(printable))
+    return alphabet | {chr(0x100 + n): byte for n, byte in enumerate(others)}

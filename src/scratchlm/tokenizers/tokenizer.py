@@ -1,0 +1,246 @@
+"""The tokenizer: a Hugging Face ``tokenizers.Tokenizer`` underneath, our speed and our error messages on top."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scratchlm.errors import UserError
+from scratchlm.tokenizers.decoding import Pieces, StreamDecoder
+from scratchlm.tokenizers.segments import SegmentEncoder, safe_cut
+from scratchlm.tokenizers.unknown import unknown_character, unknown_word
+from tokenizers import Tokenizer as Backend  # type: ignore[import-untyped]
+
+Kind = Literal["char", "word", "bpe", "wordpiece"]
+Unknown = Literal["error", "token"]
+Ids = NDArray[np.unsignedinteger]
+
+ROLES = {"pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]", "bos": "[BOS]", "eos": "[EOS]"}
+"""How a special token of each role is spelled in the vocabularies made here. ``<|endoftext|>`` also plays ``eos``."""
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    ``kind`` is "char", "word", "bpe" or "wordpiece". ``unknown`` says what becomes of text outside the vocabulary:
+    "error" raises a :class:`UserError` that names it, "token" writes the unknown token. Decoding is exact for
+    characters and BPE; words come back joined by single spaces.
+    """
+
+    def __init__(self, backend: Backend, kind: Kind, *, unknown: Unknown, roles: Mapping[str, str]) -> None:
+        self._backend = backend
+        self.kind: Kind = kind
+        self.unknown: Unknown = unknown
+        self.roles = dict(roles)
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.special_ids: frozenset[int] = frozenset(backend.get_added_tokens_decoder())
+        self.pad_id, self.unk_id, self.mask_id, self.bos_id, self.eos_id = (
+            backend.token_to_id(roles[role]) if role in roles else None for role in ROLES
+        )
+        # Special tokens spelled in ordinary text are ordinary text; encode() itself finds them where it should.
+        backend.encode_special_tokens = True
+        self._specials = {self.token(i): i for i in sorted(self.special_ids)}
+        by_length = sorted(self._specials, key=len, reverse=True)
+        self._special_pattern = re.compile("(" + "|".join(map(re.escape, by_length)) + ")") if by_length else None
+        self.dtype = smallest_dtype(self.vocab_size)
+        """The smallest unsigned integer that holds every id: uint8, uint16 or uint32."""
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """The ids of ``text``.
+
+        With ``allow_special``, "[MASK]" and its like become the special tokens; without it they are text like any
+        other, so that a corpus cannot smuggle them in.
+
+        Raises:
+            UserError: with ``unknown="error"``, something is not in the vocabulary; the line says what and where.
+        """
+        ids: list[int] = self.encode_array(text, allow_special=allow_special).tolist()
+        return ids
+
+    def encode_array(self, text: str, *, allow_special: bool = False) -> Ids:
+        """As :meth:`encode`, as an array (tokens,) in :attr:`dtype`; fast on large texts."""
+        if not (allow_special and self._special_pattern):
+            return self._encode_plain(text, text, 0)
+        parts, offset = [], 0
+        for number, part in enumerate(self._special_pattern.split(text)):
+            special = number % 2 == 1  # re.split with one group alternates text and match
+            parts.append(
+                np.array([self._specials[part]], self.dtype) if special else self._encode_plain(part, text, offset)
+            )
+            offset += len(part)
+        return np.concatenate(parts)
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of ``ids``; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        numbers = [int(i) for i in ids]
+        if numbers and not 0 <= min(numbers) <= max(numbers) < self.vocab_size:
+            raise ValueError(f"ids go from 0 to {self.vocab_size - 1}, not from {min(numbers)} to {max(numbers)}")
+        if skip_special:
+            numbers = [i for i in numbers if i not in self.special_ids]
+        return self._pieces.text(numbers)
+
+    def stream(self, skip_special: bool = False) -> StreamDecoder:
+        """A decoder for tokens that arrive one by one."""
+        return StreamDecoder(self._pieces, self.special_ids if skip_special else frozenset())
+
+    def token(self, token_id: int) -> str:
+        """How the vocabulary spells an id (byte-level BPE writes a space as "Ġ"; use :meth:`decode` to show it).
+
+        Raises:
+            ValueError: no such id.
+        """
+        token: str | None = self._backend.id_to_token(int(token_id)) if token_id >= 0 else None
+        if token is None:
+            raise ValueError(f"there is no token {token_id}; ids go from 0 to {self.vocab_size - 1}")
+        return token
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a vocabulary entry, special tokens included; None if there is none."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def safe_cut(self, text: str) -> int | None:
+        """The last offset at which ``text`` can be cut so that its parts encode as the whole; None: nowhere."""
+        return len(text) if self.kind == "char" else safe_cut(text)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 over everything that decides the ids: equal for equal tokenizers, in every process."""
+        return hashlib.sha256(f"{self.kind} {self.unknown} {self._backend.to_str()}".encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which ``transformers.AutoTokenizer`` opens as well."""
+        config: dict[str, object] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "scratchlm_kind": self.kind,
+            "scratchlm_unknown": self.unknown,
+        }
+        config |= {f"{role}_token": token for role, token in self.roles.items()}
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8", newline="\n")
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Open what :meth:`save` wrote.
+
+        Raises:
+            UserError: a file is missing, damaged, or was not written here.
+        """
+        vocabulary, settings = Path(folder) / "tokenizer.json", Path(folder) / "tokenizer_config.json"
+        for path in (vocabulary, settings):
+            if not path.is_file():
+                raise UserError(f"{path} is missing; give a folder in which a run saved its tokenizer")
+        try:
+            config = json.loads(settings.read_text(encoding="utf-8"))
+            kind, unknown = config["scratchlm_kind"], config["scratchlm_unknown"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{settings} is damaged or was not written by scratchlm; restore it or train again"
+            ) from error
+        try:
+            backend = Backend.from_str(vocabulary.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"{vocabulary} is damaged ({error}); restore it or train again") from error
+        roles = {role: config[f"{role}_token"] for role in ROLES if f"{role}_token" in config}
+        return cls(backend, kind, unknown=unknown, roles=roles)
+
+    # ---- encoding, one method per way of cutting text
+
+    def _encode_plain(self, part: str, text: str, offset: int) -> Ids:
+        """``part`` starts at ``offset`` of ``text``, which is needed to say where something unknown stands."""
+        if self.kind == "char":
+            return self._encode_characters(part, text, offset)
+        if self.kind == "word":
+            return self._encode_words(part, text, offset)
+        try:
+            ids = self._encode_segments(part)
+        except (TypeError, UnicodeEncodeError):
+            self._refuse_surrogates(part, text, offset)
+            raise
+        if self.unknown == "error" and self.unk_id is not None and bool((ids == self.unk_id).any()):
+            self._refuse_wordpiece(part, text, offset)
+        return ids
+
+    def _encode_characters(self, part: str, text: str, offset: int) -> Ids:
+        points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        table = self._character_table
+        ids = table[np.minimum(points, table.size - 1)]
+        if ids.size and ids.min() < 0:
+            if self.unknown == "error" or self.unk_id is None:
+                place = offset + int(np.argmax(ids < 0))
+                raise unknown_character(text, place, lambda c: self.id_of(c) is not None)
+            ids = np.where(ids < 0, self.unk_id, ids)
+        return ids.astype(self.dtype)
+
+    def _encode_words(self, part: str, text: str, offset: int) -> Ids:
+        words = part.split()
+        numbers = self._words
+        missing = -1 if self.unknown == "error" or self.unk_id is None else self.unk_id
+        ids = np.fromiter((numbers.get(word, missing) for word in words), dtype=np.int64, count=len(words))
+        if ids.size and ids.min() < 0:
+            first = int(np.argmax(ids < 0))
+            place = offset + next(m.start() for n, m in enumerate(re.finditer(r"\S+", part)) if n == first)
+            raise unknown_word(text, place, words[first])
+        return ids.astype(self.dtype)
+
+    @cached_property
+    def _words(self) -> dict[str, int]:
+        return {word: i for word, i in self._backend.get_vocab().items() if i not in self.special_ids}
+
+    @cached_property
+    def _character_table(self) -> NDArray[np.int32]:
+        """Code point -> id; -1 for what is unknown, as is the last entry, which stands for all higher code points."""
+        points = {ord(c): i for c, i in self._backend.get_vocab().items() if i not in self.special_ids}
+        table = np.full(max(points) + 2, -1, np.int32)
+        table[list(points)] = list(points.values())
+        return table
+
+    @cached_property
+    def _encode_segments(self) -> SegmentEncoder:
+        def encode(pieces: list[str]) -> list[list[int]]:
+            return [one.ids for one in self._backend.encode_batch_fast(pieces, add_special_tokens=False)]
+
+        return SegmentEncoder(encode, self.dtype)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self._backend, self.kind)
+
+    def _refuse_surrogates(self, part: str, text: str, offset: int) -> None:
+        """Half a UTF-16 pair (U+D800-U+DFFF) is no character; it comes from arguments that were not UTF-8."""
+        for place, character in enumerate(part):
+            if "\ud800" <= character <= "\udfff":
+                raise unknown_character(text, offset + place, lambda _: False)
+
+    def _refuse_wordpiece(self, part: str, text: str, offset: int) -> None:
+        encoding = self._backend.encode(part, add_special_tokens=False)
+        start, end = encoding.offsets[encoding.ids.index(self.unk_id)]
+        known = self._backend.get_vocab()
+        for place in range(start, end):
+            if part[place] not in known:
+                raise unknown_character(text, offset + place, lambda c: c in known)
+        raise unknown_word(text, offset + start, part[start:end])
+
+
+def smallest_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """uint8 up to 256 ids, uint16 up to 65,536, else uint32."""
+    for kind in (np.uint8, np.uint16):
+        if vocab_size - 1 <= np.iinfo(kind).max:
+            return np.dtype(kind)
+    return np.dtype(np.uint32)
