@@ -11,7 +11,7 @@ from scratchlm.data.pairs import encode_pairs
 from scratchlm.errors import UserError
 from scratchlm.evaluation.diversity import distinct, text_units
 from scratchlm.evaluation.floor import masked_token_floor, next_token_floor
-from scratchlm.evaluation.scores import Scores, character_counts, score_masked, score_text
+from scratchlm.evaluation.scores import Scores, character_counts, score_batches, score_masked, score_text
 from scratchlm.generation.generate import generate
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.models import Decoder, Encoder, Model, Seq2Seq

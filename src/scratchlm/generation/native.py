@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm import kernels
-from scratchlm.models import Attention, Decoder, KVCache
-from scratchlm.models.block import Block
-from scratchlm.models.layers import Embedding, FeedForward, LayerNorm, RMSNorm, Rotary
+from scratchlm.models import Decoder, KVCache
 
 _ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "swiglu", "relu2")
 _LAYER_FIELDS = (
@@ -57,10 +55,7 @@ _INTEGERS = (
     "rms",
     "pre",
 )
-_PLAIN_MODULES = (
-    Decoder, Block, Attention, FeedForward, Embedding, LayerNorm, RMSNorm, Rotary,
-    nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList,
-)  # fmt: skip
+_PLAIN_MODULES = ("scratchlm.models.", "torch.nn.modules.")
 
 LARGEST = 30_000_000
 """Parameters above which a step is left to PyTorch: it then waits for memory, which PyTorch reads with every core."""
@@ -83,13 +78,13 @@ class _Model(Structure):
 def supported(model: nn.Module) -> bool:
     """Whether the C step computes what ``model`` computes: a plain decoder, in float32 on the CPU, in evaluation mode.
 
-    A module of another class (an adapter around a linear layer, say) or with hooks leaves the step to PyTorch.
+    A module from elsewhere (an adapter around a linear layer, say) or with hooks leaves the step to PyTorch.
     """
     if not (isinstance(model, Decoder) and kernels.available()):
         return False
     for module in model.modules():
         hooked = module._forward_hooks or module._forward_pre_hooks
-        if type(module) not in _PLAIN_MODULES or hooked or module.training:
+        if not type(module).__module__.startswith(_PLAIN_MODULES) or hooked or module.training:
             return False
     tensors = [*model.parameters(), *model.buffers()]
     plain = all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
