@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,7 +233,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 @contextmanager
 def _style() -> Iterator[None]:
     """Our look, whatever the user's matplotlib settings say."""
-    with mpl.rc_context(), warnings.catch_warnings():
+    with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
