@@ -72,23 +72,29 @@ def decode_chunks(chunks: Iterable[bytes], name: str) -> Iterator[str]:
             head = chunk[:4096]
             chunk = chunk.removeprefix(codecs.BOM_UTF8)
             offset = len(read) - len(chunk)
-        if b"\0" in chunk:
-            raise not_text(name, head, offset + chunk.find(b"\0"))
+        zero = chunk.find(b"\0")
+        if zero >= 0:
+            raise not_text(name, head, chunk[zero : zero + 4096], offset + zero)
         held = len(decoder.getstate()[0])
         try:
-            yield decoder.decode(chunk)
+            text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
-            raise not_text(name, head, offset - held + error.start) from error
+            near = chunk[max(0, error.start - held - 2048) :][:4096]
+            raise not_text(name, head, near, offset - held + error.start) from error
+        yield text
         offset += len(chunk)
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise not_text(name, head, offset - len(error.object)) from error
+        raise not_text(name, head, error.object, offset - len(error.object)) from error
 
 
-def not_text(name: str, head: bytes, offset: int) -> UserError:
-    """The error for a file that is not UTF-8; ``head`` is its beginning, ``offset`` the first offending byte."""
-    encoding = _guess(head)
+def not_text(name: str, head: bytes, near: bytes, offset: int) -> UserError:
+    """The error for a file that is not UTF-8.
+
+    ``head`` is its beginning, ``near`` what stands around the first offending byte, which is at ``offset``.
+    """
+    encoding = _guess(head, near)
     if encoding is None:
         return UserError(f"{name} is a binary file (byte {offset:,} is no text); give a file of plain UTF-8 text")
     seems = f"{name} is {encoding} text, not UTF-8"
@@ -97,7 +103,7 @@ def not_text(name: str, head: bytes, offset: int) -> UserError:
     return UserError(f"{seems}; convert it: iconv -f {encoding} -t UTF-8 OLD > NEW")
 
 
-def _guess(head: bytes) -> str | None:
+def _guess(head: bytes, near: bytes) -> str | None:
     """The likely encoding of bytes that are not UTF-8, or None for binary data."""
     marks = {
         codecs.BOM_UTF32_LE: "UTF-32",
@@ -108,14 +114,18 @@ def _guess(head: bytes) -> str | None:
     for mark, encoding in marks.items():
         if head.startswith(mark):
             return encoding
-    if b"\0" in head:
-        even, odd = head[0::2].count(0), head[1::2].count(0)
-        # Western text in UTF-16 has a zero in nearly every other byte, and none in the bytes between.
-        if min(even, odd) == 0 and max(even, odd) > len(head) // 4:
-            return "UTF-16LE" if odd else "UTF-16BE"
+    if b"\0" in near:
+        # Western text in UTF-16 has a zero in nearly every other byte, and readable characters between.
+        for letters, zeros, encoding in ((head[0::2], head[1::2], "UTF-16LE"), (head[1::2], head[0::2], "UTF-16BE")):
+            if zeros.count(0) * 2 > len(zeros) and not _controls(letters):
+                return encoding
         return None
-    control = sum(byte < 32 and byte not in b"\t\n\r\f\x0b\x1b" for byte in head)
-    return "ISO-8859-1" if control * 50 <= len(head) else None
+    return "ISO-8859-1" if _controls(near) * 50 <= len(near) else None
+
+
+def _controls(content: bytes) -> int:
+    """How many bytes stand for no printable character and no white space."""
+    return sum(byte < 32 and byte not in b"\t\n\r\f\x0b\x1b" for byte in content)
 
 
 def cut_safely(texts: Iterable[str], cut: Callable[[str], int | None], name: str) -> Iterator[str]:

@@ -91,4 +91,5 @@ def _gather(ids: Ids, starts: NDArray[np.int64], length: int) -> NDArray[np.int6
 
 def _next_token(windows: NDArray[np.int64]) -> Batch:
     both = torch.from_numpy(windows)
-    return Batch(ids=both[:, :-1].contiguous(), labels=both[:, 1:].contiguous())
+    # Cloned, because a single row's slices are contiguous as they are and would share their memory.
+    return Batch(ids=both[:, :-1].clone(), labels=both[:, 1:].clone())
