@@ -81,7 +81,7 @@ class _Attention(torch.autograd.Function):
         qkv = qkv.contiguous()
         rows, length, _ = qkv.shape
         seed = draw_seed(dropout)
-        weights = qkv.new_empty(rows, heads, length, length)
+        weights = qkv.new_empty(rows, heads, length, -(-length // 32) * 32)
         out = _forward(qkv, heads, kv_heads, head_size, causal, scale, dropout, seed, weights)
         ctx.save_for_backward(qkv, weights)
         ctx.settings = (heads, kv_heads, head_size, causal, float(scale), float(dropout), seed)

@@ -6,6 +6,7 @@ processor's cache. On plain PyTorch each is the obvious composition, which its f
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -98,9 +99,24 @@ def _plain_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rms:
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
+@lru_cache(maxsize=256)
+def _packed_size(outputs: int, inputs: int) -> int:
+    return call("packed_size", outputs, inputs)
+
+
+@lru_cache(maxsize=256)
+def _panels_size(rows: int, width: int) -> int:
+    return call("panels_size", rows, width)
+
+
 def _pack_space(x: Tensor, *shapes: tuple[int, int]) -> Tensor:
-    """Room for the packed form of matrices of these (outputs, inputs) shapes, whichever of the two is padded."""
-    return x.new_empty(sum((-(-n // 32) * 32) * k for n, k in shapes))
+    """Room for the packed form of weights that turn ``inputs`` into ``outputs`` numbers."""
+    return x.new_empty(sum(_packed_size(outputs, inputs) for outputs, inputs in shapes))
+
+
+def _panels(x: Tensor, width: int, wanted: bool) -> Tensor | None:
+    """Room for a product's input, ``width`` wide, kept for the weight's gradient; None where nobody asks for it."""
+    return x.new_empty(_panels_size(_rows(x), width)) if wanted else None
 
 
 def _wanted(wanted: bool, like: Tensor) -> Tensor | None:
@@ -122,20 +138,20 @@ class _NormLinear(torch.autograd.Function):
     ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
-        normed, statistics = torch.empty_like(x), x.new_empty(rows, 2)
+        kept, statistics = _panels(x, inputs, ctx.needs_input_grad[3]), x.new_empty(rows, 2)
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
             *("norm_linear_forward", rows, inputs, outputs, x, norm_weight, norm_bias, float(eps), center),
-            *(weight, bias, normed, statistics, y, _pack_space(x, (outputs, inputs))),
+            *(weight, bias, kept, statistics, y, _pack_space(x, (outputs, inputs))),
         )
-        ctx.save_for_backward(x, norm_weight, weight, normed, statistics)
+        ctx.save_for_backward(x, norm_weight, weight, kept, statistics)
         ctx.center = center
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, weight, normed, statistics = ctx.saved_tensors
+        x, norm_weight, weight, kept, statistics = ctx.saved_tensors
         needs = ctx.needs_input_grad
         rows, (outputs, inputs) = _rows(x), weight.shape
         dx = torch.empty_like(x)
@@ -143,7 +159,7 @@ class _NormLinear(torch.autograd.Function):
         dweight = _wanted(needs[3], weight)
         dbias = x.new_empty(outputs) if needs[4] else None
         call(
-            *("norm_linear_backward", rows, inputs, outputs, x, norm_weight, ctx.center, weight, normed, statistics),
+            *("norm_linear_backward", rows, inputs, outputs, x, norm_weight, ctx.center, weight, kept, statistics),
             *(grad.contiguous(), dx, dnorm_weight, dnorm_bias, dweight, dbias),
             *(_pack_space(x, (inputs, outputs)), x.new_empty(chunks(rows), 2 * inputs + outputs)),
         )
@@ -157,26 +173,40 @@ class _LinearDropoutAdd(torch.autograd.Function):
         residual = None if residual is None else residual.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
         ctx.p, ctx.seed = float(p), draw_seed(p)
+        kept = _panels(x, inputs, ctx.needs_input_grad[1])
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
-            *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y),
+            *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y, kept),
             _pack_space(x, (outputs, inputs)),
         )
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(kept, weight)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        kept, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        rows, (outputs, inputs) = _rows(x), weight.shape
+        rows, (outputs, inputs) = _rows(grad), weight.shape
         grad = grad.contiguous()
-        dx, dweight = torch.empty_like(x), _wanted(needs[1], weight)
-        dbias = x.new_empty(outputs) if needs[2] else None
+        dx, dweight = grad.new_empty(*grad.shape[:-1], inputs), _wanted(needs[1], weight)
+        dbias = grad.new_empty(outputs) if needs[2] else None
         call(
-            *("linear_dropout_backward", rows, inputs, outputs, x, weight, ctx.p, ctx.seed, grad, dx, dweight, dbias),
-            *(torch.empty_like(grad), _pack_space(x, (inputs, outputs)), x.new_empty(chunks(rows), outputs)),
+            *(
+                "linear_dropout_backward",
+                rows,
+                inputs,
+                outputs,
+                kept,
+                weight,
+                ctx.p,
+                ctx.seed,
+                grad,
+                dx,
+                dweight,
+                dbias,
+            ),
+            *(torch.empty_like(grad), _pack_space(grad, (inputs, outputs)), grad.new_empty(chunks(rows), outputs)),
         )
         return dx, dweight, dbias, grad if needs[3] else None, None
 
@@ -199,20 +229,22 @@ class _GeluMlp(torch.autograd.Function):
         x, up, down = x.contiguous(), up.contiguous(), down.contiguous()
         rows, (inner, width) = _rows(x), up.shape
         ctx.p, ctx.seed, ctx.center = float(p), draw_seed(p), center
-        y, normed, statistics = torch.empty_like(x), torch.empty_like(x), x.new_empty(rows, 2)
-        hidden, slope = x.new_empty(rows, inner), x.new_empty(rows, inner)
+        needs = ctx.needs_input_grad
+        y, statistics = torch.empty_like(x), x.new_empty(rows, 2)
+        kept1, kept2 = _panels(x, width, needs[3]), _panels(x, inner, needs[5])
+        slope = x.new_empty(rows, inner) if any(needs) else None
         call(
             *("mlp_forward", rows, width, inner, x, norm_weight, norm_bias, float(eps), center),
-            *(up, up_bias, down, down_bias, ctx.p, ctx.seed, y, normed, statistics, hidden, slope),
+            *(up, up_bias, down, down_bias, ctx.p, ctx.seed, y, kept1, statistics, kept2, slope),
             _pack_space(x, (inner, width), (width, inner)),
         )
-        ctx.save_for_backward(x, norm_weight, up, down, normed, statistics, hidden, slope)
+        ctx.save_for_backward(x, norm_weight, up, down, kept1, statistics, kept2, slope)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, up, down, normed, statistics, hidden, slope = ctx.saved_tensors
+        x, norm_weight, up, down, kept1, statistics, kept2, slope = ctx.saved_tensors
         needs = ctx.needs_input_grad
         rows, (inner, width) = _rows(x), up.shape
         grad = grad.contiguous()
@@ -223,8 +255,8 @@ class _GeluMlp(torch.autograd.Function):
         ddown_bias = x.new_empty(width) if needs[6] else None
         call(
             *("mlp_backward", rows, width, inner, x, norm_weight, ctx.center, up, down, ctx.p, ctx.seed),
-            *(normed, statistics, hidden, slope, grad, dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias),
-            *(torch.empty_like(grad), torch.empty_like(hidden), _pack_space(x, (inner, width), (width, inner))),
+            *(kept1, statistics, kept2, slope, grad, dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias),
+            *(torch.empty_like(grad), torch.empty_like(slope), _pack_space(x, (inner, width), (width, inner))),
             x.new_empty(chunks(rows), 3 * width + inner),
         )
         return dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias, None, None, None

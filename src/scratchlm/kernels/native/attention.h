@@ -15,11 +15,12 @@ typedef struct {
     int64_t drop;
 } Attention;
 
-static int64_t whole_panels(int64_t columns) { return CEIL_DIV(columns, NR) * NR; }
+/* Rows of scores are padded to whole panels and whole blocks of dropout's factors. */
+static int64_t whole_panels(int64_t columns) { return CEIL_DIV(columns, 32) * 32; }
 
 /* [NR-wide panel of columns][k][NR] for a (K x N) matrix that fits in cache. */
 INLINE void pack_all(const float *w, int64_t wk, int64_t wn, int64_t K, int64_t N, float *out) {
-    for (int64_t n = 0; n < N; n += NR) pack_panel(w + n * wn, wk, wn, K, N - n, out + n * K);
+    for (int64_t n = 0; n < whole_panels(N); n += NR) pack_panel(w + n * wn, wk, wn, K, N - n, out + n * K);
 }
 
 /* C (rows x N) (+)= A (element (r, k) at a[r*ar + k*ak]) times a matrix packed by pack_all with `packed_K` rows, of
@@ -30,20 +31,42 @@ INLINE void multiply_packed(int64_t rows, int64_t K, int64_t N, const float *a, 
         panel(rows, K, a, ar, ak, packed + n * packed_K + first * NR, c + n, ldc, MIN(N - n, NR), add);
 }
 
-/* weights[0..used) = softmax(scale * scores[0..valid)), zeros after `valid`. In place is fine. */
-INLINE void softmax_row(const float *scores, int64_t valid, int64_t used, float scale, float *weights) {
-    float top = scores[0], sum = 0;
-#pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < valid; j++) top = scores[j] > top ? scores[j] : top;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < valid; j++) {
-        weights[j] = exp_nonpositive((scores[j] - top) * scale);
-        sum += weights[j];
+/* Row r of `rows` becomes exp(scale * (its first valid + r * step columns - their largest)), with zeros from there to
+ * `width`, a multiple of NR; inverse[r] is one over the row's sum. One step at a time for all rows: a row's sums over lanes then overlap with the next row's work. */
+INLINE void softmax_rows(int64_t rows, int64_t width, int64_t ld, int64_t valid, int64_t step, float scale, float *s,
+                         float *inverse) {
+    float top[ROWS];
+    for (int64_t r = 0; r < rows; r++) {
+        vec best = broadcast(-1e30f);
+        for (int64_t j = 0; j < width; j += LANES) {
+            loose_vec *at = (loose_vec *)(s + r * ld + j);
+            *at = choose(first_lanes(valid + r * step - j), *at, broadcast(-1e30f));
+            best = choose(*at > best, *at, best);
+        }
+        top[r] = max_lanes(best);
     }
-    float inverse = 1.0f / sum;
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = s + r * ld, largest = top[r];
 #pragma omp simd
-    for (int64_t j = 0; j < valid; j++) weights[j] *= inverse;
-    for (int64_t j = valid; j < used; j++) weights[j] = 0;
+        for (int64_t j = 0; j < width; j++) row[j] = exp_nonpositive((row[j] - largest) * scale);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        vec sum = {0};
+        for (int64_t j = 0; j < width; j += LANES) {
+            loose_vec *at = (loose_vec *)(s + r * ld + j);
+            *at = choose(first_lanes(valid + r * step - j), *at, (vec){0});
+            sum += *at;
+        }
+        inverse[r] = 1.0f / sum_lanes(sum);
+    }
+}
+
+/* Dropout's factors for 32 weights of one row, `index` counting the rows of all heads; ones without dropout. */
+INLINE void factors(Attention s, int64_t index, int64_t column, float *factor) {
+    if (s.drop)
+        draw_block(s.dropout, (uint32_t)(index * (whole_panels(s.T) / 32) + column / 32), factor);
+    else
+        for (int l = 0; l < 32; l++) factor[l] = 1.0f;
 }
 
 static int64_t attention_forward_scratch(Attention s) {
@@ -51,12 +74,12 @@ static int64_t attention_forward_scratch(Attention s) {
     return Tp * s.D + Dp * s.T + ROWS * Tp;
 }
 
-/* out (B, T, H D); weights (B, H, T, T) before dropout, kept for the backward pass, or NULL. */
+/* out (B, T, H D); weights (B, H, T, whole_panels(T)) before dropout, kept for the backward pass, or NULL. */
 static __attribute__((noinline)) void attention_forward_head(Attention s, int64_t b, int64_t g, const float *qkv,
                                                              float *out, float *weights, float *work) {
     int64_t T = s.T, D = s.D, Tp = whole_panels(T), Dp = whole_panels(D);
     int64_t ld = (s.H + 2 * s.G) * D, group = s.H / s.G;
-    float *keys = work, *values = keys + Tp * D, *block = values + Dp * T;
+    float *keys = work, *values = keys + Tp * D, *block = values + Dp * T, inverse[ROWS];
     const float *row0 = qkv + b * T * ld;
     pack_all(row0 + (s.H + g) * D, 1, ld, D, T, keys);
     pack_all(row0 + (s.H + s.G + g) * D, ld, 1, T, D, values);
@@ -64,12 +87,21 @@ static __attribute__((noinline)) void attention_forward_head(Attention s, int64_
         for (int64_t i = 0; i < T; i += ROWS) {
             int64_t rows = MIN(T - i, ROWS), used = s.causal ? i + rows : T;
             multiply_packed(rows, D, whole_panels(used), row0 + i * ld + h * D, ld, 1, keys, D, 0, block, Tp, 0);
+            int64_t width = whole_panels(used);
+            softmax_rows(rows, width, Tp, s.causal ? i + 1 : T, s.causal, s.scale, block, inverse);
             for (int64_t r = 0; r < rows; r++) {
-                float *row = block + r * Tp;
                 int64_t index = (b * s.H + h) * T + i + r;
-                softmax_row(row, s.causal ? i + r + 1 : T, used, s.scale, row);
-                if (weights) memcpy(weights + index * T, row, (size_t)used * sizeof(float));
-                if (s.drop) drop_row(s.dropout, index, T, used, row, NULL, row);
+                float *restrict row = block + r * Tp, *restrict keep = weights ? weights + index * Tp : row;
+                for (int64_t j = 0; j < width; j += 32) {
+                    float factor[32];
+                    factors(s, index, j, factor);
+#pragma omp simd
+                    for (int l = 0; l < 32; l++) {
+                        float weight = row[j + l] * inverse[r];
+                        keep[j + l] = weight;
+                        row[j + l] = weight * factor[l];
+                    }
+                }
             }
             multiply_packed(rows, used, D, block, Tp, 1, values, T, 0, out + (b * T + i) * s.H * D + h * D, s.H * D, 0);
         }
@@ -98,22 +130,31 @@ static __attribute__((noinline)) void attention_backward_head(Attention s, int64
         pack_all(row0 + h * D, ld, 1, T, D, queries);
         pack_all(dout_h, ldo, 1, T, D, outer);
         for (int64_t i = 0; i < T; i += ROWS) {
-            int64_t rows = MIN(T - i, ROWS), used = s.causal ? i + rows : T;
-            multiply_packed(rows, D, whole_panels(used), dout_h + i * ldo, ldo, 1, values, D, 0, ds + i * Tp, Tp, 0);
-            for (int64_t r = i; r < i + rows; r++) {
-                int64_t index = (b * s.H + h) * T + r;
-                const float *restrict p = weights + index * T;
-                float *restrict pd = dropped + r * Tp, *restrict d = ds + r * Tp, dot = 0;
-                if (s.drop) {
-                    drop_row(s.dropout, index, T, used, d, NULL, d);
-                    drop_row(s.dropout, index, T, used, p, NULL, pd);
-                } else {
-                    memcpy(pd, p, (size_t)used * sizeof(float));
-                }
-#pragma omp simd reduction(+ : dot)
-                for (int64_t j = 0; j < used; j++) dot += p[j] * d[j];
+            int64_t rows = MIN(T - i, ROWS), used = s.causal ? i + rows : T, width = whole_panels(used);
+            multiply_packed(rows, D, width, dout_h + i * ldo, ldo, 1, values, D, 0, ds + i * Tp, Tp, 0);
+            float dot[ROWS];
+            for (int64_t r = 0; r < rows; r++) {
+                int64_t index = (b * s.H + h) * T + i + r;
+                const float *restrict p = weights + index * Tp;
+                float *restrict pd = dropped + (i + r) * Tp, *restrict d = ds + (i + r) * Tp;
+                vec sum = {0};
+                for (int64_t j = 0; j < width; j += 32) {
+                    float factor[32];
+                    factors(s, index, j, factor);
 #pragma omp simd
-                for (int64_t j = 0; j < used; j++) d[j] = s.scale * p[j] * (d[j] - dot);
+                    for (int l = 0; l < 32; l++) {
+                        pd[j + l] = p[j + l] * factor[l];
+                        d[j + l] *= factor[l];
+                    }
+                    for (int l = 0; l < 32; l += LANES) sum += *(loose_vec *)(d + j + l) * *(loose_vec *)(p + j + l);
+                }
+                dot[r] = sum_lanes(sum);
+            }
+            for (int64_t r = 0; r < rows; r++) {
+                const float *restrict p = weights + ((b * s.H + h) * T + i + r) * Tp;
+                float *restrict d = ds + (i + r) * Tp;
+#pragma omp simd
+                for (int64_t j = 0; j < width; j++) d[j] = s.scale * p[j] * (d[j] - dot[r]);
             }
             multiply_packed(rows, used, D, ds + i * Tp, Tp, 1, keys, T, 0, drow0 + i * ld + h * D, ld, 0);
         }

@@ -29,7 +29,7 @@ typedef struct {
     const float *norm_weight, *norm_bias;
     const float *head_weight, *head_bias;
     float embedding_scale, eps;
-    int32_t layer_count, width, heads, kv_heads, head_size, ffn, vocab, activation, rms, pre;
+    int32_t layer_count, width, heads, kv_heads, head_size, ffn, vocab, activation, rms, pre, threads;
 } Model;
 
 INLINE vec load(const float *p) { return *(const loose_vec *)p; }
@@ -49,39 +49,46 @@ static float dot(const float *a, const float *b, int n) {
     return total;
 }
 
-/* y (rows, out) = x (rows, in) W^T + bias. Four rows of W at a time: each is read once for all rows of x. */
-static void linear(const float *weight, const float *bias, const float *x, float *y, int rows, int in, int out) {
-    int o = 0;
-    for (; o + 4 <= out; o += 4) {
-        const float *w0 = weight + (int64_t)o * in, *w1 = w0 + in, *w2 = w1 + in, *w3 = w2 + in;
-        for (int r = 0; r < rows; r++) {
-            const float *xr = x + (int64_t)r * in;
-            float *yr = y + (int64_t)r * out + o;
-            vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-            int i = 0;
-            for (; i + LANES <= in; i += LANES) {
-                vec xi = load(xr + i);
-                s0 += load(w0 + i) * xi;
-                s1 += load(w1 + i) * xi;
-                s2 += load(w2 + i) * xi;
-                s3 += load(w3 + i) * xi;
-            }
-            float t0 = sum(s0), t1 = sum(s1), t2 = sum(s2), t3 = sum(s3);
-            for (; i < in; i++) {
-                t0 += w0[i] * xr[i];
-                t1 += w1[i] * xr[i];
-                t2 += w2[i] * xr[i];
-                t3 += w3[i] * xr[i];
-            }
-            yr[0] = t0, yr[1] = t1, yr[2] = t2, yr[3] = t3;
+/* Outputs o to o + 3 of every row: four rows of W at a time, each read once for all rows of x. */
+static void linear_four(const float *weight, const float *x, float *y, int rows, int in, int out, int o) {
+    const float *w0 = weight + (int64_t)o * in, *w1 = w0 + in, *w2 = w1 + in, *w3 = w2 + in;
+    for (int r = 0; r < rows; r++) {
+        const float *xr = x + (int64_t)r * in;
+        float *yr = y + (int64_t)r * out + o;
+        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        int i = 0;
+        for (; i + LANES <= in; i += LANES) {
+            vec xi = load(xr + i);
+            s0 += load(w0 + i) * xi;
+            s1 += load(w1 + i) * xi;
+            s2 += load(w2 + i) * xi;
+            s3 += load(w3 + i) * xi;
         }
+        float t0 = sum(s0), t1 = sum(s1), t2 = sum(s2), t3 = sum(s3);
+        for (; i < in; i++) {
+            t0 += w0[i] * xr[i];
+            t1 += w1[i] * xr[i];
+            t2 += w2[i] * xr[i];
+            t3 += w3[i] * xr[i];
+        }
+        yr[0] = t0, yr[1] = t1, yr[2] = t2, yr[3] = t3;
     }
-    for (; o < out; o++)
+}
+
+/* A matrix of this many numbers is worth waking the other threads for. */
+enum { SHARED = 1 << 19 };
+
+/* y (rows, out) = x (rows, in) W^T + bias. */
+static void linear(const float *weight, const float *bias, const float *x, float *y, int rows, int in, int out,
+                   int threads) {
+    int whole = out / 4 * 4;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && (int64_t)in * out * rows >= SHARED)
+    for (int o = 0; o < whole; o += 4) linear_four(weight, x, y, rows, in, out, o);
+    for (int o = whole; o < out; o++)
         for (int r = 0; r < rows; r++)
             y[(int64_t)r * out + o] = dot(weight + (int64_t)o * in, x + (int64_t)r * in, in);
     if (bias)
-        for (int r = 0; r < rows; r++)
-            for (int j = 0; j < out; j++) y[(int64_t)r * out + j] += bias[j];
+        for (int r = 0; r < rows; r++) add_row(out, bias, y + (int64_t)r * out);
 }
 
 /* LayerNorm (Ba et al. 2016, eq. 4) or RMSNorm (Zhang and Sennrich 2019, eq. 4) of rows of n. y may be x. */
@@ -189,11 +196,11 @@ int64_t decode_scratch(const Model *m, int32_t rows, int64_t capacity) {
 void decode_step(const Model *m, const int64_t *ids, int32_t rows, int64_t length, int64_t capacity, float *keys,
                  float *values, float *scratch, float *logits) {
     int width = m->width, size = m->head_size, heads = m->heads, kv_heads = m->kv_heads;
-    int packed = (heads + 2 * kv_heads) * size, mixed_size = heads * size;
+    int packed = (heads + 2 * kv_heads) * size, mixed_size = heads * size, gates = m->activation == SWIGLU ? 2 : 1;
     float *x = scratch, *y = x + (int64_t)rows * width, *z = y + (int64_t)rows * width;
     float *qkv = z + (int64_t)rows * width, *mixed = qkv + (int64_t)rows * packed;
     float *hidden = mixed + (int64_t)rows * mixed_size;
-    float *scores = hidden + (int64_t)rows * m->ffn * (m->activation == SWIGLU ? 2 : 1);
+    float *scores = hidden + (int64_t)rows * gates * m->ffn;
 
     for (int r = 0; r < rows; r++) {
         float *xr = x + (int64_t)r * width;
@@ -208,7 +215,7 @@ void decode_step(const Model *m, const int64_t *ids, int32_t rows, int64_t lengt
         const Layer *w = m->layers + l;
         const float *input = x;
         if (m->pre) norm(x, w->norm1_weight, w->norm1_bias, y, rows, width, m->eps, m->rms), input = y;
-        linear(w->qkv_weight, w->qkv_bias, input, qkv, rows, width, packed);
+        linear(w->qkv_weight, w->qkv_bias, input, qkv, rows, width, packed, m->threads);
         for (int r = 0; r < rows; r++) {
             float *q = qkv + (int64_t)r * packed, *k = q + heads * size, *v = k + kv_heads * size;
             if (w->q_norm) {
@@ -225,18 +232,18 @@ void decode_step(const Model *m, const int64_t *ids, int32_t rows, int64_t lengt
             attend(q, keys + row, values + row, mixed + (int64_t)r * mixed_size, scores, heads, kv_heads, size,
                    (int)length + 1, capacity);
         }
-        linear(w->out_weight, w->out_bias, mixed, z, rows, mixed_size, width);
+        linear(w->out_weight, w->out_bias, mixed, z, rows, mixed_size, width, m->threads);
         add_row((int64_t)rows * width, z, x);
         if (!m->pre) norm(x, w->norm1_weight, w->norm1_bias, x, rows, width, m->eps, m->rms);
 
         input = x;
         if (m->pre) norm(x, w->norm2_weight, w->norm2_bias, y, rows, width, m->eps, m->rms), input = y;
-        linear(w->up_weight, w->up_bias, input, hidden, rows, width, m->ffn * (m->activation == SWIGLU ? 2 : 1));
+        linear(w->up_weight, w->up_bias, input, hidden, rows, width, gates * m->ffn, m->threads);
         activate(hidden, rows, m->ffn, m->activation);
-        linear(w->down_weight, w->down_bias, hidden, z, rows, m->ffn, width);
+        linear(w->down_weight, w->down_bias, hidden, z, rows, m->ffn, width, m->threads);
         add_row((int64_t)rows * width, z, x);
         if (!m->pre) norm(x, w->norm2_weight, w->norm2_bias, x, rows, width, m->eps, m->rms);
     }
     if (m->norm_weight) norm(x, m->norm_weight, m->norm_bias, x, rows, width, m->eps, m->rms);
-    linear(m->head_weight, m->head_bias, x, logits, rows, width, m->vocab);
+    linear(m->head_weight, m->head_bias, x, logits, rows, width, m->vocab, m->threads);
 }

@@ -93,39 +93,42 @@ static __attribute__((noinline)) void multiply(int64_t rows, int64_t N, int64_t 
     }
 }
 
-/* A weight's gradient, C (M x N) = A^T B with A (T x M) and B (T x N), T being the many tokens. Each block of C is one
- * thread's own and sums over the tokens in order: the result does not depend on the number of threads. To be called
- * by all threads of a team; they do not wait for one another at the end. */
+/* A layer's input (T tokens x N) kept for its weight's gradient in the order in which weight_gradient reads it: blocks
+ * of KC tokens, in each the panels of NR columns, in each [token][NR]. One line of padding after each panel keeps the
+ * panels from falling on the same few places of the cache. */
+static int64_t panel_stride(int64_t T) { return (MIN(T, KC) + 1) * NR; }
+
+static int64_t panels_floats(int64_t T, int64_t N) { return CEIL_DIV(T, KC) * CEIL_DIV(N, NR) * panel_stride(T); }
+
+INLINE void keep_row(float *panels, int64_t T, int64_t N, int64_t t, const float *restrict row) {
+    if (!panels) return;
+    int64_t stride = panel_stride(T);
+    float *restrict to = panels + t / KC * CEIL_DIV(N, NR) * stride + t % KC * NR;
+    for (; N >= NR; N -= NR, row += NR, to += stride) {
+        ((loose_vec *)to)[0] = ((const loose_vec *)row)[0];
+        ((loose_vec *)to)[1] = ((const loose_vec *)row)[1];
+    }
+    for (int64_t j = 0; j < N; j++) to[j] = row[j];
+}
+
+/* A weight's gradient, C (M x N) = A^T B with A (T x M) and B in panels, T being the many tokens. Each block of C is
+ * one thread's own and sums over the tokens in order, so the result does not depend on the number of threads. To be
+ * called by all threads of a team; they do not wait for one another at the end. */
 #define BLOCK_M 96
 #define BLOCK_N 128
-static void weight_gradient(int64_t M, int64_t N, int64_t T, const float *a, const float *b, float *c) {
-    int64_t down = CEIL_DIV(M, BLOCK_M), across = CEIL_DIV(N, BLOCK_N);
+static void weight_gradient(int64_t M, int64_t N, int64_t T, const float *a, const float *panels, float *c) {
+    int64_t down = CEIL_DIV(M, BLOCK_M), across = CEIL_DIV(N, BLOCK_N), stride = panel_stride(T);
     int64_t height = CEIL_DIV(CEIL_DIV(M, down), MR) * MR, width = CEIL_DIV(CEIL_DIV(N, across), NR) * NR;
-    int64_t strip = KC * MR + MR; /* one group of MR rows, and room for the copy below to run over */
-    float *packed_a = scratch(CEIL_DIV(height, MR) * strip + KC * width), *packed_b = packed_a + height / MR * strip;
 #pragma omp for schedule(dynamic) nowait
     for (int64_t job = 0; job < down * across; job++) {
         int64_t m0 = job / across * height, n0 = job % across * width;
-        int64_t ms = MIN(M - m0, height), ns = MIN(N - n0, width);
-        if (ms <= 0 || ns <= 0) continue;
-        for (int64_t t = 0; t < T; t += KC) {
-            int64_t depth = MIN(T - t, KC);
-            for (int64_t n = 0; n < ns; n += NR) pack_panel(b + t * N + n0 + n, N, 1, depth, ns - n, packed_b + n * depth);
-            for (int64_t k = 0; k < depth; k++) {
-                const float *row = a + (t + k) * M + m0;
-                float *to = packed_a + k * MR;
-                int64_t m = 0;
-                for (; m + MR <= ms; m += MR, to += strip)
-                    for (int r = 0; r < MR; r++) to[r] = row[m + r];
-                for (int64_t r = 0; m + r < ms; r++) to[r] = row[m + r];
-            }
-            for (int64_t n = 0; n < ns; n += NR)
-                for (int64_t m = 0; m < ms; m += MR)
-                    panel(MIN(ms - m, MR), depth, packed_a + m / MR * strip, 1, MR, packed_b + n * depth,
-                          c + (m0 + m) * N + n0 + n, N, MIN(ns - n, NR), t > 0);
-        }
+        int64_t rows = MIN(M - m0, height), n1 = MIN(N, n0 + width);
+        if (rows <= 0) continue;
+        for (int64_t t = 0; t < T; t += KC)
+            for (int64_t n = n0; n < n1; n += NR)
+                panel(rows, MIN(T - t, KC), a + t * M + m0, 1, M, panels + (t / KC * CEIL_DIV(N, NR) + n / NR) * stride,
+                      c + m0 * N + n, N, MIN(N - n, NR), t > 0);
     }
-    free(packed_a);
 }
 
 #endif

@@ -142,31 +142,42 @@ void attention_backward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, i
     }
 }
 
+/* The norms of `rows` tokens from m0 on, side by side in `normed`, and kept in panels. */
+static void norm_chunk(int64_t M, int64_t C, int64_t m0, int64_t rows, const float *x, const float *weight,
+                       const float *bias, float eps, int64_t center, float *normed, float *kept, float *statistics) {
+    for (int64_t m = m0; m < m0 + rows; m++) {
+        float *row = normed + (m - m0) * C;
+        norm_row(C, x + m * C, weight, bias, eps, center, row, statistics + 2 * m, statistics + 2 * m + 1);
+        keep_row(kept, M, C, m, row);
+    }
+}
+
 /* ---- norm, then a linear layer ------------------------------------------------------------------------------ */
 
-/* normed = norm(x) (M, C); y = normed W^T + bias (M, N). pack_space: packed_floats(N, C). */
+/* y = norm(x) W^T + bias, x (M, C), y (M, N). For the backward pass: kept, norm(x) in panels (NULL: not wanted), and
+ * statistics. pack_space: packed_floats(N, C). */
 void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight,
                          const float *norm_bias, float eps, int64_t center, const float *weight, const float *bias,
-                         float *normed, float *statistics, float *y, float *pack_space, int64_t threads) {
+                         float *kept, float *statistics, float *y, float *pack_space, int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
+        float *normed = scratch(ROWS * C);
         pack(weight, 1, C, N, C, pack_space);
 #pragma omp for schedule(static)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
-            for (int64_t m = m0; m < m0 + rows; m++)
-                norm_row(C, x + m * C, norm_weight, norm_bias, eps, center, normed + m * C, statistics + 2 * m,
-                         statistics + 2 * m + 1);
-            multiply(rows, N, C, normed + m0 * C, C, pack_space, y + m0 * N, N);
+            norm_chunk(M, C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, kept, statistics);
+            multiply(rows, N, C, normed, C, pack_space, y + m0 * N, N);
             if (bias)
                 for (int64_t m = m0; m < m0 + rows; m++) add_row(N, bias, y + m * N);
         }
+        free(normed);
     }
 }
 
 /* partial: (ceil(M / ROWS), 2 C + N). dbias may be NULL. */
 void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight, int64_t center,
-                          const float *weight, const float *normed, const float *statistics, const float *dy,
+                          const float *weight, const float *kept, const float *statistics, const float *dy,
                           float *dx, float *dnorm_weight, float *dnorm_bias, float *dweight, float *dbias,
                           float *pack_space, float *partial, int64_t threads) {
     int64_t chunks = CEIL_DIV(M, ROWS), stride = 2 * C + N;
@@ -189,15 +200,15 @@ void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const
         sum_chunks(chunks, stride, C, partial, dnorm_weight);
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, N, partial + 2 * C, dbias);
-        if (dweight) weight_gradient(N, C, M, dy, normed, dweight);
+        if (dweight) weight_gradient(N, C, M, dy, kept, dweight);
     }
 }
 
 /* ---- a linear layer, then dropout and the residual ---------------------------------------------------------- */
 
-/* y (M, N) = residual + dropout(x W^T + bias), x (M, K). residual and bias may be NULL. */
+/* y (M, N) = residual + dropout(x W^T + bias), x (M, K). residual and bias may be NULL. kept: x in panels, or NULL. */
 void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, const float *weight, const float *bias,
-                            const float *residual, float probability, int64_t seed, float *y, float *pack_space,
+                            const float *residual, float probability, int64_t seed, float *y, float *kept, float *pack_space,
                             int64_t threads) {
     Dropout d = make_dropout(seed, probability);
 #pragma omp parallel num_threads(threads)
@@ -212,6 +223,7 @@ void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, con
                 float *row = product + (m - m0) * N;
                 if (bias) add_row(N, bias, row);
                 drop_row(d, m, N, N, row, residual ? residual + m * N : NULL, y + m * N);
+                keep_row(kept, M, K, m, x + m * K);
             }
         }
         free(product);
@@ -219,7 +231,7 @@ void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, con
 }
 
 /* dmasked: (M, N) scratch. partial: (ceil(M / ROWS), N). */
-void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *x, const float *weight, float probability,
+void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *kept, const float *weight, float probability,
                              int64_t seed, const float *dy, float *dx, float *dweight, float *dbias, float *dmasked,
                              float *pack_space, float *partial, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
@@ -238,52 +250,52 @@ void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *x, co
             multiply(rows, K, N, dmasked + m0 * N, N, pack_space, dx + m0 * K, K);
         }
         sum_chunks(chunks, N, N, partial, dbias);
-        if (dweight) weight_gradient(N, K, M, dmasked, x, dweight);
+        if (dweight) weight_gradient(N, K, M, dmasked, kept, dweight);
     }
 }
 
 /* ---- the whole feed-forward sub-layer ----------------------------------------------------------------------- */
 
-/* y = x + dropout(W2 gelu(W1 norm(x) + b1) + b2); C wide outside, F inside. hidden and slope (M, F) are gelu's value
- * and derivative, kept for the backward pass. pack_space: packed_floats(F, C) + packed_floats(C, F). */
+/* y = x + dropout(W2 gelu(W1 norm(x) + b1) + b2); C wide outside, F inside. For the backward pass: statistics, the
+ * inputs of both products in panels (kept1, kept2) and gelu's derivative (slope, M x F); NULL where not wanted.
+ * pack_space: packed_floats(F, C) + packed_floats(C, F). */
 void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, const float *norm_bias,
                  float eps, int64_t center, const float *w1, const float *b1, const float *w2, const float *b2,
-                 float probability, int64_t seed, float *y, float *normed, float *statistics, float *hidden,
+                 float probability, int64_t seed, float *y, float *kept1, float *statistics, float *kept2,
                  float *slope, float *pack_space, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     float *packed1 = pack_space, *packed2 = pack_space + packed_floats(F, C);
 #pragma omp parallel num_threads(threads)
     {
-        float *product = scratch(ROWS * C);
+        float *normed = scratch(ROWS * (2 * C + F) + F), *product = normed + ROWS * C, *hidden = product + ROWS * C;
         pack(w1, 1, C, F, C, packed1);
         pack(w2, 1, F, C, F, packed2);
 #pragma omp for schedule(static)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
-            for (int64_t m = m0; m < m0 + rows; m++)
-                norm_row(C, x + m * C, norm_weight, norm_bias, eps, center, normed + m * C, statistics + 2 * m,
-                         statistics + 2 * m + 1);
-            multiply(rows, F, C, normed + m0 * C, C, packed1, hidden + m0 * F, F);
+            norm_chunk(M, C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, kept1, statistics);
+            multiply(rows, F, C, normed, C, packed1, hidden, F);
             for (int64_t m = m0; m < m0 + rows; m++) {
-                float *h = hidden + m * F, *s = slope + m * F;
+                float *restrict h = hidden + (m - m0) * F, *restrict s = slope ? slope + m * F : hidden + ROWS * F;
                 if (b1) add_row(F, b1, h);
 #pragma omp simd
                 for (int64_t j = 0; j < F; j++) h[j] = gelu_and_slope(h[j], &s[j]);
+                keep_row(kept2, M, F, m, h);
             }
-            multiply(rows, C, F, hidden + m0 * F, F, packed2, product, C);
+            multiply(rows, C, F, hidden, F, packed2, product, C);
             for (int64_t m = m0; m < m0 + rows; m++) {
                 if (b2) add_row(C, b2, product + (m - m0) * C);
                 drop_row(d, m, C, C, product + (m - m0) * C, x + m * C, y + m * C);
             }
         }
-        free(product);
+        free(normed);
     }
 }
 
 /* dmasked (M, C) and dhidden (M, F): scratch. partial: (ceil(M / ROWS), 3 C + F). */
 void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, int64_t center,
-                  const float *w1, const float *w2, float probability, int64_t seed, const float *normed,
-                  const float *statistics, const float *hidden, const float *slope, const float *dy, float *dx,
+                  const float *w1, const float *w2, float probability, int64_t seed, const float *kept1,
+                  const float *statistics, const float *kept2, const float *slope, const float *dy, float *dx,
                   float *dnorm_weight, float *dnorm_bias, float *dw1, float *db1, float *dw2, float *db2,
                   float *dmasked, float *dhidden, float *pack_space, float *partial, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
@@ -322,10 +334,11 @@ void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, C, partial + 2 * C, db2);
         sum_chunks(chunks, stride, F, partial + 3 * C, db1);
-        if (dw2) weight_gradient(C, F, M, dmasked, hidden, dw2);
-        if (dw1) weight_gradient(F, C, M, dhidden, normed, dw1);
+        if (dw2) weight_gradient(C, F, M, dmasked, kept2, dw2);
+        if (dw1) weight_gradient(F, C, M, dhidden, kept1, dw1);
     }
 }
 /* Sizes that the caller needs to allocate scratch. */
 int64_t rows_per_chunk(void) { return ROWS; }
-int64_t pack_size(int64_t N, int64_t K) { return packed_floats(N, K); }
+int64_t packed_size(int64_t N, int64_t K) { return packed_floats(N, K); }
+int64_t panels_size(int64_t T, int64_t N) { return panels_floats(T, N); }

@@ -26,11 +26,42 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 /* The same vector at any float's address. */
 typedef float loose_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* e^x for x <= 0 (below -87 it stays at about 1e-38): x = n ln 2 + r, e^r by its Taylor polynomial on |r| <= ln 2 / 2,
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+
+/* a where mask is all ones, b where it is zero. */
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+
+INLINE vec broadcast(float x) { return x - (vec){0}; }
+
+/* A mask of the first n lanes (all of them from LANES on, none below 1). */
+INLINE ivec first_lanes(int64_t n) {
+    ivec lane;
+    for (int l = 0; l < LANES; l++) lane[l] = l;
+    return lane < (int32_t)MAX(MIN(n, LANES), 0);
+}
+
+/* A vector's lanes added up, and their largest, two by two. */
+INLINE float sum_lanes(vec v) {
+    float lane[LANES];
+    memcpy(lane, &v, sizeof v);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+INLINE float max_lanes(vec v) {
+    float lane[LANES];
+    memcpy(lane, &v, sizeof v);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] = MAX(lane[l], lane[l + half]);
+    return lane[0];
+}
+
+/* e^x for x <= 0 (below -80 it stays at about 2e-35, clear of slow denormal numbers): x = n ln 2 + r, e^r by its Taylor polynomial on |r| <= ln 2 / 2,
  * 2^n put straight into the exponent. Relative error below 2e-7. */
 INLINE float exp_nonpositive(float x) {
     const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest whole number in the low bits */
-    x = x < -87.0f ? -87.0f : x;
+    x = x < -80.0f ? -80.0f : x;
     float shifted = x * 1.44269504f + round;
     float n = shifted - round;
     float r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts, the first exact */
