@@ -42,6 +42,11 @@ class Batch:
             moved[field.name] = None if value is None else value.to(device, non_blocking=True)
         return Batch(**moved)
 
+    def slice(self, start: int, end: int) -> Batch:
+        """Rows ``start`` to ``end`` alone, as views."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: None if value is None else value[start:end] for name, value in parts.items()})
+
     @property
     def rows(self) -> int:
         return int(self.ids.shape[0])

@@ -1,0 +1,67 @@
+"""The model card: what a run's folder says about itself to a person who finds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scratchlm import __version__
+from scratchlm.checkpoints import RunFolder
+from scratchlm.training.loop import FitResult
+from scratchlm.training.progress import clock
+
+if TYPE_CHECKING:
+    from scratchlm.training.pretrain import Plan
+
+_USE = {
+    "decoder": "scratchlm generate {run} --prompt TEXT",
+    "encoder": 'scratchlm fill {run} --text "... [MASK] ..."',
+    "seq2seq": "scratchlm generate {run} --prompt TEXT",
+}
+_KINDS = {"decoder": "decoder-only", "encoder": "encoder-only", "seq2seq": "encoder-decoder"}
+
+
+def model_card(run: RunFolder, plan: Plan, parameters: int, result: FitResult) -> str:
+    """The card as Markdown."""
+    model, train = plan.model, plan.train
+    name = run.path.resolve().name
+    rows = [
+        ("architecture", f"{_KINDS[model.architecture]}, preset `{plan.preset}`"),
+        ("parameters", f"{parameters:,}"),
+        ("shape", f"{model.layers} layers, {model.width} wide, {model.heads} heads, context {model.context}"),
+        ("tokenizer", f"{plan.tokenizer.kind}, {plan.tokenizer.vocab_size:,} tokens"),
+        ("data", f"{plan.data}: " + ", ".join(f"{n:,} {key.replace('_', ' ')}" for key, n in plan.sizes.items())),
+        ("training", f"{result.steps:,} of {train.steps:,} steps of {train.batch_size * train.accumulation} rows"),
+        ("optimizer", f"{train.optimizer}, peak learning rate {train.learning_rate:g}, {train.schedule} schedule"),
+        ("ended", result.stopped),
+        ("time", f"{clock(result.seconds)} in training steps"),
+        ("loss of the last step", f"{result.loss:.4f} nats a label"),
+    ]
+    if result.best_loss is not None:
+        rows.append(("best validation loss", f"{result.best_loss:.4f} nats a label, at step {result.best_step:,}"))
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    return f"""---
+library_name: scratchlm
+tags: [{_KINDS[model.architecture]}, {plan.preset}]
+---
+
+# {name}
+
+A {_KINDS[model.architecture]} language model trained from scratch with scratchlm {__version__}.
+
+| | |
+| --- | --- |
+{table}
+
+The weights in `model.safetensors` are the {"best by validation loss" if result.best_loss is not None else "last ones"}.
+All settings are in `settings.yaml`, the course of the training in `metrics.jsonl`.
+
+## Use
+
+    {_USE[model.architecture].format(run=name)}
+    scratchlm eval {name}
+    scratchlm plot {name}
+
+## Limits
+
+It has seen the text above and nothing else: it repeats what that text says, right or wrong, and knows no more.
+"""

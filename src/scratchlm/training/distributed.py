@@ -1,0 +1,82 @@
+"""The processes of a data-parallel training, as `torchrun` starts them: one for each device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from scratchlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the files and speaks to the user."""
+        return self.rank == 0
+
+    def share(self, rows: int) -> tuple[int, int]:
+        """Which of ``rows`` rows are this process's: (start, end)."""
+        return rows * self.rank // self.size, rows * (self.rank + 1) // self.size
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The element-wise sum over all processes, the same in each."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor]
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """``auto`` is the first GPU (of this process), else the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank)
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise UserError(f"device {name!r} cannot be used here ({reason}); use device=auto or device=cpu") from error
+    return torch.device(device.type, local_rank) if device.type == "cuda" and device.index is None else device
+
+
+@contextmanager
+def world(device: str = "auto") -> Iterator[World]:
+    """Join the other processes that `torchrun` has started, or be alone without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = choose_device(device, local_rank)
+    if size == 1 or dist.is_initialized():
+        yield World(place, rank, size)
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield World(place, rank, size)
+    finally:
+        dist.destroy_process_group()

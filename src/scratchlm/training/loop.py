@@ -1,0 +1,358 @@
+"""The training loop, one for every task.
+
+Each step draws all its randomness (rows, masks, dropout) from a seed made of the run's seed and the step's number.
+What a step does therefore depends on the weights and the optimizer's state before it and on nothing else, and a run
+that was killed goes on to the same bits from its last checkpoint without any generator's state being saved.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scratchlm.checkpoints import RunFolder, load_tensors
+from scratchlm.data import Batch
+from scratchlm.errors import UserError
+from scratchlm.training.config import TrainConfig
+from scratchlm.training.distributed import World
+from scratchlm.training.optimizers import (
+    build_optimizers,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from scratchlm.training.progress import Reporter
+from scratchlm.training.schedules import learning_rate_factor
+from scratchlm.training.tasks import Task
+
+
+@dataclass
+class FitResult:
+    """How a training went."""
+
+    steps: int
+    """Optimizer steps taken, those before a resume included."""
+    loss: float
+    """Nats per label in the last step."""
+    best_loss: float | None
+    """The lowest validation loss, or None where nothing was held out."""
+    best_step: int | None
+    seconds: float
+    """Time in the training steps, those before a resume included; without validation and saving."""
+    tokens_per_second: float
+    stopped: str
+    """``finished``, ``patience`` (no better validation) or ``interrupted``."""
+
+
+@dataclass
+class _State:
+    """The counters that a checkpoint keeps."""
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    worse: int = 0
+    """Validations since the best."""
+    first_loss: float | None = None
+    smooth_loss: float | None = None
+    seconds: float = 0.0
+    stopped: str = ""
+    loss: float = math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "step"}
+
+
+@dataclass
+class _Stop:
+    """Whether the user, or the system, has asked for an end."""
+
+    asked: bool = False
+    handlers: dict[int, Any] = field(default_factory=dict)
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    config: TrainConfig,
+    run: RunFolder | None = None,
+    *,
+    place: World | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> FitResult:
+    """Train ``model`` in place.
+
+    The loss of a step is the mean over all its labels: over accumulated passes and over processes alike. With a run
+    folder, metrics and checkpoints are written there; the model ends with its best weights where something is held
+    out, else with its last ones.
+
+    Args:
+        run: where to log and save; None for neither.
+        place: the process's device and its place among others; None for the config's device, alone.
+        resume: go on from the run's last checkpoint, or from the start where there is none yet.
+
+    Raises:
+        UserError: the loss is not a number or explodes, the disk refuses, or a checkpoint is not this model's.
+    """
+    place = place or World(torch.device("cpu" if config.device == "auto" else config.device))
+    if config.batch_size < place.size:
+        raise UserError(f"batch_size {config.batch_size} is less than one row for each of {place.size} processes")
+    return _Training(model, task, config, run, place, reporter or Reporter(quiet=True)).run(resume)
+
+
+class _Training:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        config: TrainConfig,
+        run: RunFolder | None,
+        place: World,
+        reporter: Reporter,
+    ) -> None:
+        self.model, self.task, self.config, self.folder = model.to(place.device), task, config, run
+        self.place, self.reporter = place, reporter
+        self.optimizers = build_optimizers(model, config)
+        self.parameters = [p for group in self._groups() for p in group["params"]]
+        self.state = _State()
+        self.autocast = _autocast(config, place.device)
+        self.objective: nn.Module = _Objective(model, task)
+        if config.compile:
+            self.objective.compile()
+        if place.size > 1:
+            self.objective = DistributedDataParallel(self.objective)
+        self.tokens = 0
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self.optimizers:
+            yield from optimizer.param_groups
+
+    def run(self, resume: bool) -> FitResult:
+        state, config = self.state, self.config
+        if self.folder is not None:
+            if resume:
+                self._load()
+            if self.place.main:
+                self.folder.truncate_metrics(state.step)
+        self.model.train()
+        self.reporter.start(state.step, config.steps, self.model, self.place)
+        started_at, before = state.step, state.seconds
+        with _signals() as stop:
+            while state.step < config.steps and not state.stopped:
+                began = time.perf_counter()
+                norm, interrupted = self._step(stop)
+                state.seconds += time.perf_counter() - began
+                state.step += 1
+                self.reporter.step(state.step, state.loss, self.tokens)
+                record = self._record(norm) if state.step % config.log_every == 0 or self._last() else None
+                if state.step % config.evaluation_interval == 0 or self._last():
+                    validation = self._validate()
+                    if validation is not None:
+                        record = record or self._record(norm)
+                        record["validation_loss"] = validation
+                if record is not None:
+                    self._log(record)
+                if interrupted or state.stopped or self._last() or state.step % config.checkpoint_interval == 0:
+                    self._save()
+                if interrupted and not self._last():
+                    state.stopped = "interrupted"
+        if state.stopped != "interrupted":
+            self._end()
+        seconds = state.seconds - before
+        rate = (state.step - started_at) * self.tokens / seconds if seconds else 0.0
+        self.reporter.finish()
+        return FitResult(
+            state.step, state.loss, state.best_loss, state.best_step, state.seconds, rate, state.stopped or "finished"
+        )
+
+    def _last(self) -> bool:
+        return self.state.step >= self.config.steps
+
+    def _step(self, stop: _Stop) -> tuple[float, bool]:
+        """One optimizer step; returns the gradient's norm and whether any process was asked to stop."""
+        config, place = self.config, self.place
+        whole = config.batch_size * config.accumulation
+        generator = torch.Generator().manual_seed(_mix(config.seed, self.state.step, 0))
+        batch = self.task.batch(whole, generator)
+        # Every process draws the whole step's rows and knows its count of labels without asking the others.
+        labels = max(1, batch.label_count())
+        self.tokens = batch.ids.numel()
+        torch.manual_seed(_mix(config.seed, self.state.step, 1 + place.rank))
+        set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
+        total = torch.zeros((), device=place.device)
+        for index in range(config.accumulation):
+            first, last = place.share(config.batch_size)
+            offset = index * config.batch_size
+            part = batch.slice(offset + first, offset + last).to(place.device)
+            waits = place.size > 1 and index + 1 < config.accumulation
+            with self.objective.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                with self.autocast():
+                    loss = self.objective(part)
+                # DistributedDataParallel takes the mean over processes; ours is the sum over all labels.
+                (loss * (place.size / labels)).backward()
+            total += loss.detach()
+        summed, asked = place.sum([float(total), float(stop.asked)])
+        self._check(summed / labels)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return float(norm), asked > 0
+
+    def _check(self, loss: float) -> None:
+        """Stop before the step is taken when the loss is no number, or worse than before training began."""
+        state = self.state
+        state.loss = loss
+        state.first_loss = loss if state.first_loss is None else state.first_loss
+        state.smooth_loss = loss if state.smooth_loss is None else 0.9 * state.smooth_loss + 0.1 * loss
+        cure = f"lower learning_rate (now {self.config.learning_rate:g}), lengthen warmup_steps, or set clip_norm=1"
+        kept = ""
+        if self.folder is not None and (checkpoint := self.folder.latest_checkpoint()) is not None:
+            kept = f"; the checkpoint at step {checkpoint.step} is kept"
+        if not math.isfinite(loss):
+            raise UserError(f"the loss became {loss} at step {state.step + 1}: {cure}{kept}")
+        if state.smooth_loss > 1.5 * state.first_loss + 1.0 and state.step >= self.config.warmup_steps:
+            raise UserError(
+                f"the loss exploded to {loss:.3g} at step {state.step + 1} (it began at {state.first_loss:.3g}): "
+                f"{cure}{kept}"
+            )
+
+    def _validate(self) -> float | None:
+        """The held-out loss in nats per label; keeps the weights if it is the best so far."""
+        batches = self.task.validation()
+        if batches is None:
+            return None
+        self.model.eval()
+        total, count = 0.0, 0.0
+        with torch.no_grad(), self.autocast():
+            for number, batch in enumerate(batches):
+                if number % self.place.size == self.place.rank:
+                    loss, labels = self.task.loss(self.model, batch.to(self.place.device))
+                    total, count = total + float(loss), count + float(labels)
+        self.model.train()
+        total, count = self.place.sum([total, count])
+        loss_mean = total / max(1.0, count)
+        state = self.state
+        if state.best_loss is None or loss_mean < state.best_loss:
+            state.best_loss, state.best_step, state.worse = loss_mean, state.step, 0
+            if self.folder is not None and self.place.main:
+                self.folder.save_weights(self.model)
+        else:
+            state.worse += 1
+            if self.config.patience and state.worse >= self.config.patience and not self._last():
+                state.stopped = "patience"
+        self.reporter.validated(loss_mean)
+        return loss_mean
+
+    def _record(self, norm: float) -> dict[str, Any]:
+        state = self.state
+        return {
+            "step": state.step,
+            "loss": state.loss,
+            "learning_rate": self.config.learning_rate * learning_rate_factor(state.step - 1, self.config),
+            "gradient_norm": norm,
+            "tokens_per_second": self.reporter.tokens_per_second,
+            "seconds": state.seconds,
+        }
+
+    def _log(self, record: dict[str, Any]) -> None:
+        if self.place.main:
+            if self.folder is not None:
+                self.folder.append_metrics(record)
+            self.reporter.log(record)
+
+    def _save(self) -> None:
+        if self.folder is not None and self.place.main:
+            tensors = optimizer_tensors(self.model, self.optimizers)
+            self.folder.save_checkpoint(self.state.step, self.model, tensors, self.state.to_dict())
+
+    def _load(self) -> None:
+        assert self.folder is not None
+        checkpoint = self.folder.latest_checkpoint()
+        if checkpoint is None:
+            return
+        load_tensors(self.model, checkpoint.model_tensors(), str(checkpoint.path))
+        tensors = checkpoint.optimizer_tensors()
+        load_optimizer_tensors(self.model, self.optimizers, tensors, str(checkpoint.path))
+        for name, value in checkpoint.state.items():
+            if hasattr(self.state, name):
+                setattr(self.state, name, value)
+
+    def _end(self) -> None:
+        """Leave the weights to use in the model and in the folder."""
+        if self.folder is None:
+            return
+        if self.state.best_step is None or self.state.best_step == self.state.step:
+            if self.place.main:
+                self.folder.save_weights(self.model)
+        else:
+            self.folder.load_weights(self.model)
+        self.place.barrier()
+
+
+class _Objective(nn.Module):
+    """The loss as a module, which is what DistributedDataParallel and torch.compile wrap."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.task.loss(self.model, batch)[0]
+
+
+def _mix(seed: int, step: int, stream: int) -> int:
+    """A well-spread 63-bit seed for one stream of one step (the finaliser of splitmix64, Steele et al. 2014)."""
+    value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) & (2**64 - 1)
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (value ^ (value >> 31)) >> 1
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> Any:
+    """A factory of the context in which the model runs: bf16 where asked for and there is hardware for it.
+
+    Raises:
+        UserError: bf16 was asked for, and this hardware would only emulate it.
+    """
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if config.precision == "bf16" and not able:
+        raise UserError(f"this {device.type} has no bf16 arithmetic; use precision=fp32 (or auto, which looks first)")
+    if config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda" and able):
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    """Within this block the first Ctrl-C (or SIGTERM) asks the loop to end after its step; a second one is felt."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, _frame: Any) -> None:
+        stop.asked = True
+        signal.signal(number, stop.handlers[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stop.handlers[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for caught, handler in stop.handlers.items():
+            signal.signal(caught, handler)

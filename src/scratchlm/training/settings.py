@@ -1,0 +1,136 @@
+"""Settings by name: from a recipe, from a YAML file, from ``--set key=value``, each overriding the one before."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scratchlm.errors import UserError
+from scratchlm.models import ModelConfig
+from scratchlm.training.config import TrainConfig
+
+DIAL = "depth"
+"""The one model setting that is no field: the size dial of the preset ``modern``."""
+NOT_SETTABLE = {"vocab_size", "architecture"}
+"""The tokenizer decides the one, the preset the other."""
+
+
+def _types(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+MODEL_FIELDS: dict[str, Any] = {
+    name: hint for name, hint in (_types(ModelConfig) | {DIAL: int}).items() if name not in NOT_SETTABLE
+}
+TRAIN_FIELDS: dict[str, Any] = _types(TrainConfig)
+
+
+def split_settings(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check names and types; return (model settings, training settings).
+
+    Args:
+        origin: where the values come from, for the error ("--set", or a file's name).
+
+    Raises:
+        UserError: an unknown name, or a value of the wrong type.
+    """
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    for name, value in values.items():
+        fields, target = (MODEL_FIELDS, model) if name in MODEL_FIELDS else (TRAIN_FIELDS, train)
+        if name not in fields:
+            raise UserError(f"{origin}: there is no setting {name!r}; {_nearest(name)}")
+        target[name] = _convert(name, value, fields[name], origin)
+    return model, train
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["steps=200", "dropout=0"]`` -> ``{"steps": 200, "dropout": 0}``, values read as YAML.
+
+    Raises:
+        UserError: one is not of the form key=value.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set takes key=value, such as steps=200, not {assignment!r}")
+        try:
+            values[name.strip()] = yaml.safe_load(text) if text.strip() else ""
+        except yaml.YAMLError:
+            values[name.strip()] = text
+    return values
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        UserError: it is missing, not YAML, or not a table of key: value.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no settings file {path}; check --config") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise UserError(f"{path}{line} is not valid YAML ({problem}); write lines of the form 'steps: 200'") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; write settings as 'steps: 200' in a text file") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check --config") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise UserError(f"{path} does not hold settings; write lines of the form 'steps: 200'")
+    return values
+
+
+def _convert(name: str, value: Any, hint: Any, origin: str) -> Any:
+    """``value`` as the field's type: YAML reads 3e-4 as text and 1 as a whole number, which are fine for a float."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None or value == "none":
+        if type(None) in allowed:
+            return None
+    elif bool in allowed:
+        if isinstance(value, bool):
+            return value
+    elif float in allowed and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif int in allowed and not isinstance(value, bool):
+        if isinstance(value, int):
+            return value
+        if isinstance(value, str) and value.replace("_", "").isdigit():
+            return int(value)
+    elif not isinstance(value, dict | list | float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    raise UserError(f"{origin}: {name} is {value!r}; give {_words(allowed)}")
+
+
+def _words(allowed: tuple[Any, ...]) -> str:
+    if bool in allowed:
+        return "true or false"
+    if float in allowed:
+        return "a number"
+    if int in allowed:
+        return "a whole number"
+    choices = [choice for hint in allowed for choice in typing.get_args(hint)]
+    return f"one of: {', '.join(choices)}" if choices else "a word"
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, [*MODEL_FIELDS, *TRAIN_FIELDS], n=1)
+    return f"did you mean {near[0]!r}?" if near else "see docs/training.md for their names"

@@ -1,0 +1,115 @@
+"""What is learned: where batches come from and how a model is judged on held-out text. The loop knows no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scratchlm.data import Batch, PairTable, every_block, every_window, mask_tokens, sample_blocks, sample_windows
+from scratchlm.models import cross_entropy_sum
+from scratchlm.tokenizers import Tokenizer
+
+Ids = NDArray[np.unsignedinteger]
+EVALUATION_ROWS = 64
+
+
+class Task(Protocol):
+    """What the loop needs to know of a task."""
+
+    def batch(self, rows: int, generator: torch.Generator) -> Batch:
+        """``rows`` training rows, drawn by ``generator`` alone, so that a step's data depend on nothing else."""
+
+    def validation(self) -> Iterator[Batch] | None:
+        """The held-out batches, the same each time, or None where nothing is held out."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed loss (0-d) and the number of labels it sums over (0-d)."""
+
+
+class _CrossEntropy:
+    """The loss of every task here: nats per label."""
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.labels is None:
+            raise ValueError("a batch without labels cannot be learned from")
+        return cross_entropy_sum(model.forward_batch(batch), batch.labels)
+
+
+@dataclass
+class NextToken(_CrossEntropy):
+    """Language modelling: predict each token from those before it, on random windows of a stream."""
+
+    train: Ids
+    held_out: Ids | None
+    context: int
+    eval_tokens: int = 0
+    """At most so many held-out tokens per validation; 0 for all."""
+
+    def batch(self, rows: int, generator: torch.Generator) -> Batch:
+        return sample_windows(self.train, rows, self.context, generator)
+
+    def validation(self) -> Iterator[Batch] | None:
+        if self.held_out is None:
+            return None
+        return every_window(_limited(self.held_out, self.eval_tokens), self.context, EVALUATION_ROWS, self.context)
+
+
+@dataclass
+class MaskedToken(_CrossEntropy):
+    """Masked language modelling (Devlin et al. 2019): predict hidden tokens from both sides."""
+
+    train: Ids
+    held_out: Ids | None
+    context: int
+    tokenizer: Tokenizer
+    probability: float = 0.15
+    eval_tokens: int = 0
+
+    def batch(self, rows: int, generator: torch.Generator) -> Batch:
+        return self._masked(sample_blocks(self.train, rows, self.context, generator), generator)
+
+    def validation(self) -> Iterator[Batch] | None:
+        if self.held_out is None:
+            return None
+        generator = torch.Generator().manual_seed(0)  # the same masks each time, so that validations compare
+        held_out = _limited(self.held_out, self.eval_tokens)
+        blocks = every_block(held_out, self.context, EVALUATION_ROWS, self.context)
+        return (self._masked(block, generator) for block in blocks)
+
+    def _masked(self, ids: Tensor, generator: torch.Generator) -> Batch:
+        mask_id = self.tokenizer.mask_id
+        if mask_id is None:
+            raise ValueError("masked language modelling needs a tokenizer with [MASK]")
+        inputs, labels = mask_tokens(
+            ids,
+            mask_id=mask_id,
+            vocab_size=self.tokenizer.vocab_size,
+            special_ids=self.tokenizer.special_ids,
+            generator=generator,
+            probability=self.probability,
+        )
+        return Batch(ids=inputs, labels=labels)
+
+
+@dataclass
+class Translate(_CrossEntropy):
+    """Sequence to sequence: predict each target token from the source and the target's tokens before it."""
+
+    train: PairTable
+    held_out: PairTable | None
+
+    def batch(self, rows: int, generator: torch.Generator) -> Batch:
+        return self.train.sample(rows, generator)
+
+    def validation(self) -> Iterator[Batch] | None:
+        return None if self.held_out is None else self.held_out.every(EVALUATION_ROWS)
+
+
+def _limited(ids: Ids, tokens: int) -> Ids:
+    return ids[: tokens + 1] if tokens and len(ids) > tokens + 1 else ids
