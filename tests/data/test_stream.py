@@ -17,6 +17,7 @@ from scratchlm.data import stream as stream_module
 from scratchlm.data.split import passages
 from scratchlm.errors import UserError
 from scratchlm.tokenizers import KINDS, Tokenizer, train_tokenizer
+from scratchlm.tokenizers.parallel import EncoderPool
 
 LINES = "".join(
     f"{n} lines of text,  with ḥ and 🌾\n" + ("\n \n\t" if n % 7 == 0 else "") + ("\r\n" if n % 5 == 0 else "")
@@ -243,14 +244,29 @@ def test_a_disk_that_is_full_or_unwritable_leaves_nothing_that_looks_finished(
 KILLED = """
 import sys, time
 from pathlib import Path
-from scratchlm.data import chunks, learn_tokenizer, prepare_stream, resolve_source
+from scratchlm.data import chunks, learn_tokenizer, prepare_stream, resolve_source, stream
 chunks.CHUNK_BYTES = 256
+stream.PARALLEL_BYTES = 0
+stream.available_cores = lambda: 2
 source = resolve_source(sys.argv[1])
 tokenizer = learn_tokenizer(source, "bpe", validation_fraction=0.1, vocab_size=400)
 print("ready", flush=True)
 prepare_stream(source, tokenizer, Path(sys.argv[2]), validation_fraction=0.1, context=8,
                progress=lambda done, total: time.sleep(0.01))
 """
+
+
+def children(process: int) -> list[int]:
+    """Ids of a process's children; empty where there is no /proc."""
+    listed = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_call_that_was_killed_is_done_again_from_the_start(file, tmp_path):
@@ -263,14 +279,61 @@ def test_a_call_that_was_killed_is_done_again_from_the_start(file, tmp_path):
     while not (ids / "ids.train.bin.partial").exists() and process.poll() is None:
         time.sleep(0.002)
     time.sleep(0.1)
+    workers = children(process.pid)
+    assert len(workers) == (2 if Path("/proc/self/task").exists() else 0)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(map(runs, workers)):
+        assert time.monotonic() < deadline, "a worker outlived its caller"
+        time.sleep(0.01)
     assert not (ids / "stream.json").exists()
     stream, _ = prepare(file, ids, "bpe")
     assert not stream.reused
     assert stream.train.tolist() == expected.train.tolist()
     assert sorted(path.name for path in ids.iterdir()) == ["ids.train.bin", "ids.validation.bin", "stream.json"]
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe", "wordpiece"])
+def test_ids_written_on_several_cores_are_those_written_on_one(kind, tmp_path, monkeypatch):
+    folder = folder_of(tmp_path, LINES, "one last\n", LINES[:500])
+    options = {"special_tokens": ["<|endoftext|>"], "fraction": 0.3}
+    alone, _ = prepare(folder, tmp_path / "alone", kind, **options)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 700)
+    monkeypatch.setattr(stream_module, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(stream_module, "available_cores", lambda: 3)
+    calls: list[int] = []
+    encode = Tokenizer.encode_array
+    monkeypatch.setattr(Tokenizer, "encode_array", lambda self, text: calls.append(1) or encode(self, text))
+    together, _ = prepare(folder, tmp_path / "together", kind, **options)
+    assert not calls  # all of it was done elsewhere
+    assert together.train.tolist() == alone.train.tolist()
+    assert together.validation.tolist() == alone.validation.tolist()
+    assert together.train_characters == alone.train_characters
+
+
+def test_unknown_text_is_reported_the_same_from_several_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream_module, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(stream_module, "available_cores", lambda: 2)
+    path = tmp_path / "a.txt"
+    path.write_text("abc abc\n" * 50 + "xyz\n" * 20)
+    source = resolve_source(path)
+    tokenizer = learn_tokenizer(source, "word", validation_fraction=0.2)
+    with pytest.raises(UserError, match=r"a\.txt, line 51: the word 'xyz' .*training part alone"):
+        prepare_stream(source, tokenizer, tmp_path / "ids", validation_fraction=0.2, context=8)
+
+
+def test_a_tokenising_process_that_is_killed_is_reported():
+    with EncoderPool(train_tokenizer("word", ["a b"]), 2) as pool:
+        texts = iter(["a", "b", "a b"])
+        results = pool.map(texts, str)
+        assert next(results)[0] == "a"
+        for worker in pool._workers:
+            worker.kill()
+            worker.wait()
+        with pytest.raises(UserError, match="ended from outside"):
+            list(results)
 
 
 def test_a_trained_vocabulary_comes_from_a_bounded_evenly_spread_sample(tmp_path, monkeypatch):

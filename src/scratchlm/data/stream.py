@@ -19,10 +19,13 @@ from scratchlm.data.files import Source, modified, scan
 from scratchlm.data.split import Part, Passage, passages, read_passage
 from scratchlm.errors import UserError
 from scratchlm.tokenizers import Tokenizer, UnknownTextError
+from scratchlm.tokenizers.parallel import MOST_WORKERS, EncoderPool, available_cores
 
 Progress = Callable[[int, int], None]
 _MANIFEST = "stream.json"
 _FORMAT = 1
+PARALLEL_BYTES = 32 << 20
+"""From this size on a text is tokenised on all cores."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,18 @@ def prepare_stream(
     return stream
 
 
+def open_stream(folder: Path) -> TokenStream:
+    """Open what :func:`prepare_stream` left in ``folder``, whatever has become of the source since.
+
+    Raises:
+        UserError: nothing complete is there.
+    """
+    try:
+        return _open(folder, json.loads((folder / _MANIFEST).read_text(encoding="utf-8")), reused=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} does not hold a run's tokens any more; name the text itself with --data") from error
+
+
 def _tokenise(
     source: Source, tokenizer: Tokenizer, folder: Path, validation_fraction: float, progress: Progress | None
 ) -> dict[str, Any]:
@@ -90,26 +105,30 @@ def _tokenise(
     characters = {"train": 0, "validation": 0}
     total = max(1, source.characters)
     done = 0
-    for part in ("train", "validation"):
-        path = folder / f"ids.{part}.bin"
-        partial = path.with_suffix(".bin.partial")
-        chosen = [passage for passage in parts if passage.part == part]
-        if not chosen:
-            continue
-        try:
-            with partial.open("wb") as file:
-                for ids, length, read in _encode(chosen, tokenizer):
-                    file.write(ids.astype(_stored(tokenizer.dtype), copy=False).data)
-                    tokens[part] += ids.size
-                    characters[part] += length
-                    done += read
-                    if progress:
-                        progress(source.size * done // total, source.size)
-                _sync(file)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        partial.replace(path)
+    with EncoderPool(tokenizer, _workers(source, tokenizer)) as pool:
+        for part in ("train", "validation"):
+            path = folder / f"ids.{part}.bin"
+            partial = path.with_suffix(".bin.partial")
+            chosen = [passage for passage in parts if passage.part == part]
+            if not chosen:
+                continue
+            try:
+                with partial.open("wb") as file:
+                    for piece, encoded in pool.map(_pieces(chosen, tokenizer), lambda piece: piece.text):
+                        ids = _encode(piece, tokenizer) if encoded is None else encoded
+                        if piece.after_end and tokenizer.eos_id is not None:
+                            ids = np.insert(ids, 0, tokenizer.eos_id)
+                        file.write(ids.astype(_stored(tokenizer.dtype), copy=False).data)
+                        tokens[part] += ids.size
+                        characters[part] += len(piece.text)
+                        done += piece.read
+                        if progress:
+                            progress(source.size * done // total, source.size)
+                    _sync(file)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            partial.replace(path)
     for document in source.documents:
         if isinstance(document.origin, Path) and (
             modified(document.origin) != document.mtime_ns or document.origin.stat().st_size != document.size
@@ -136,33 +155,54 @@ def _tokenise(
     return manifest
 
 
-def _encode(chosen: list[Passage], tokenizer: Tokenizer) -> Iterator[tuple[NDArray[np.unsignedinteger], int, int]]:
-    """(ids, characters they spell, characters read) chunk by chunk."""
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of text to encode, from a passage, starting at a character of its document."""
+
+    text: str
+    passage: Passage
+    at: int
+    read: int
+    """Characters of the source; 0 for a newline put between documents."""
+    after_end: bool
+    """Whether an end-of-text token goes before it."""
+
+
+def _pieces(chosen: list[Passage], tokenizer: Tokenizer) -> Iterator[_Piece]:
     last = ""
     for passage in chosen:
-        if last and tokenizer.eos_id is not None:
-            yield np.array([tokenizer.eos_id], tokenizer.dtype), 0, 0
-        elif last and last != "\n":
-            yield _encode_at("\n", tokenizer, passage, 0), 1, 0
+        after_end = bool(last) and tokenizer.eos_id is not None
+        if last and last != "\n" and not after_end:
+            yield _Piece("\n", passage, 0, 0, False)
         at = passage.start
         for text in cut_safely(read_passage(passage), tokenizer.safe_cut, passage.document.name):
-            yield _encode_at(text, tokenizer, passage, at), len(text), len(text)
+            yield _Piece(text, passage, at, len(text), after_end)
+            after_end = False
             at += len(text)
             last = text[-1]
 
 
-def _encode_at(text: str, tokenizer: Tokenizer, passage: Passage, at: int) -> NDArray[np.unsignedinteger]:
+def _encode(piece: _Piece, tokenizer: Tokenizer) -> NDArray[np.unsignedinteger]:
     """Encode; what is unknown is reported with its file and line."""
     try:
-        return tokenizer.encode_array(text)
+        return tokenizer.encode_array(piece.text)
     except UnknownTextError as error:
-        before = Passage(passage.part, passage.document, 0, at + error.offset)
+        passage = piece.passage
+        before = Passage(passage.part, passage.document, 0, piece.at + error.offset)
         line = 1 + sum(chunk.count("\n") for chunk in read_passage(before))
         cure = error.cure
         if passage.part == "validation":
             cure = "the vocabulary comes from the training part alone; use --set unknown=token or validation_fraction=0"
         place = f"{passage.document.name}, line {line:,}"
         raise UserError(f"{place}: {error.symbol} is not in the vocabulary; {cure}") from error
+
+
+def _workers(source: Source, tokenizer: Tokenizer) -> int:
+    """Processes pay for themselves on large texts; characters are looked up faster than they could be handed over."""
+    if tokenizer.kind == "char" or source.size < PARALLEL_BYTES:
+        return 0
+    cores = available_cores()
+    return 0 if cores == 1 else min(cores, MOST_WORKERS)
 
 
 def _finished(source: Source, tokenizer: Tokenizer, folder: Path, validation_fraction: float) -> dict[str, Any] | None:
