@@ -178,3 +178,6 @@ def test_text_without_white_space_is_refused_rather_than_held_in_memory(tmp_path
     source = resolve_source(write(tmp_path / "dna.txt", "ACGT" * 400_000))
     with pytest.raises(UserError, match=r"without white space.*tokenizer=char"):
         learn_tokenizer(source, "bpe", validation_fraction=0)
+    tokenizer = learn_tokenizer(source, "char", validation_fraction=0)
+    stream = prepare_stream(source, tokenizer, tmp_path / "ids", validation_fraction=0, context=8)
+    assert stream.train.size == 1_600_000

@@ -326,8 +326,7 @@ def test_unknown_text_is_reported_the_same_from_several_cores(tmp_path, monkeypa
 
 def test_a_tokenising_process_that_is_killed_is_reported():
     with EncoderPool(train_tokenizer("word", ["a b"]), 2) as pool:
-        texts = iter(["a", "b", "a b"])
-        results = pool.map(texts, str)
+        results = pool.map(iter(["a"] * 10), str)
         assert next(results)[0] == "a"
         for worker in pool._workers:
             worker.kill()
@@ -352,8 +351,10 @@ def test_a_trained_vocabulary_comes_from_a_bounded_evenly_spread_sample(tmp_path
         resolve_source(path), "bpe", validation_fraction=0, vocab_size=300, sample_characters=6000, note=notes.append
     )
     assert 4000 <= sum(map(len, seen)) <= 6000
-    kinds = {word for text in seen for word in text.split()}
-    assert {"word002", "word017"} <= kinds or len(kinds) >= 5
+    places = [int(word.removeprefix("word")) for text in seen for word in text.split()]
+    assert min(places) <= 4
+    assert max(places) >= 16
+    assert any(8 <= place <= 11 for place in places)
     assert len(notes) == 1
     assert "spread evenly" in notes[0]
 

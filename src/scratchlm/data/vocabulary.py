@@ -34,7 +34,9 @@ def learn_tokenizer(
     Raises:
         UserError: a file cannot be read, or see :func:`scratchlm.tokenizers.train_tokenizer`.
     """
-    texts: _Sample | Iterator[str] = iter_texts(source, validation_fraction=validation_fraction)
+    # A text may have no white space at all, and characters need none to be told apart.
+    cut = len if kind == "char" else safe_cut
+    texts: _Sample | Iterator[str] = iter_texts(source, validation_fraction=validation_fraction, cut=cut)
     if kind in ("bpe", "wordpiece"):
         texts = _Sample(source, validation_fraction, sample_characters)
         if note and texts.total > sample_characters:
