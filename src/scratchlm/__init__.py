@@ -1,3 +1,38 @@
-"""scratchlm: the whole life of a language model in one small library."""
+"""scratchlm: the whole life of a language model in one small library.
+
+    model = scratchlm.train("tinygpt", "book.txt", "runs/book")
+    model = scratchlm.load("runs/book")
+    print(model.generate("Once ")[0].text)
+
+What is named here is imported when it is first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scratchlm.api import LanguageModel as LanguageModel
+    from scratchlm.api import load as load
+    from scratchlm.api import train as train
+    from scratchlm.errors import UserError as UserError
 
 __version__ = "0.1.0"
+_HOMES = {
+    "LanguageModel": "scratchlm.api",
+    "load": "scratchlm.api",
+    "train": "scratchlm.api",
+    "UserError": "scratchlm.errors",
+}
+__all__ = ["LanguageModel", "UserError", "__version__", "load", "train"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'scratchlm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,7 +7,7 @@ from scratchlm.data.files import Document, Source, resolve_source
 from scratchlm.data.masking import mask_tokens
 from scratchlm.data.pairs import PairTable, encode_pairs
 from scratchlm.data.split import iter_texts
-from scratchlm.data.stream import TokenStream, prepare_stream
+from scratchlm.data.stream import TokenStream, open_stream, prepare_stream
 from scratchlm.data.vocabulary import learn_tokenizer
 from scratchlm.data.windows import every_block, every_window, sample_blocks, sample_windows
 
@@ -27,6 +27,7 @@ __all__ = [
     "iter_texts",
     "learn_tokenizer",
     "mask_tokens",
+    "open_stream",
     "prepare_stream",
     "resolve_source",
     "sample_blocks",

@@ -50,7 +50,7 @@ def comparison_table(preset: str, ours: Mapping[str, Any]) -> Table:
 def result_table(results: Mapping[str, Any], title: str = "") -> Table:
     """A run's figures on each of its texts, whatever the preset."""
     rows: list[Row] = []
-    for name in ("training", "validation"):
+    for name in ("training", "validation", "text"):
         if name in results:
             # What was generated belongs to the run, not to a text: shown once, in the row that stands for the run.
             figures = results if name == results.get("measured_on") else results[name]

@@ -1,0 +1,48 @@
+"""``scratchlm bench``."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scratchlm.cli.output import Json
+from scratchlm.errors import UserError
+
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "train-tinygpt": ("train_speed.py", "train-tinygpt"),
+    "train-tinybert": ("train_speed.py", "train-tinybert"),
+    "generate-tinygpt": ("generate_speed.py",),
+    "time-to-loss": ("time_to_loss.py",),
+}
+"""Each name's program in the clone's benchmarks folder, and what to call it with."""
+
+
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=", ".join(BENCHMARKS) + ".", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Measure our speed beside its peers', in one process, turn by turn."""
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(BENCHMARKS)}"
+        raise UserError(f"there is no benchmark {name!r}; {hint}")
+    program, *arguments = BENCHMARKS[name]
+    script = _folder() / program
+    command = [sys.executable, str(script), *arguments, *(["--json"] if json else [])]
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise UserError(f"{script.name} ended with status {status}; what it says above tells why")
+
+
+def _folder() -> Path:
+    """The clone's benchmarks: of the clone that this package is run from, or the one that we stand in."""
+    here = Path.cwd()
+    for clone in (Path(__file__).resolve().parents[3], here, *here.parents):
+        if (clone / "benchmarks" / "textbook.py").is_file():
+            return clone / "benchmarks"
+    raise UserError("the benchmarks are not installed with the package; run this inside a clone of the project")

@@ -1,0 +1,42 @@
+"""``scratchlm eval``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from scratchlm.cli.output import Json, Run, print_json, show_figures
+
+
+class WindowChoice(StrEnum):
+    """Which windows of a text are looked at."""
+
+    auto = "auto"
+    every = "every"
+    apart = "apart"
+
+
+def evaluate(
+    run: Run,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORPUS|FILE", help="Another text. Without it, the run's own, both parts.", show_default=False
+        ),
+    ] = None,
+    windows: Annotated[
+        WindowChoice, typer.Option(help="Start a window at every token, or set them apart; auto goes by the size.")
+    ] = WindowChoice.auto,
+    max_tokens: Annotated[int, typer.Option(help="Look at so many tokens of each text; 0 for all.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Measure a run: cross-entropy, perplexity, accuracy, bits per character, and how varied what it writes is."""
+    from scratchlm import api
+
+    figures = api.load(run).evaluate(data, windows=windows.value, most_tokens=max_tokens)
+    if json:
+        print_json(figures)
+    else:
+        show_figures(figures, run if data is None else f"{run} on {data}")

@@ -1,0 +1,83 @@
+"""``scratchlm train``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scratchlm.cli.output import Json, print_json, show_figures
+
+FINAL_TOKENS = 200_000
+"""A training's last words look at so much of each text; ``scratchlm eval`` at all of it."""
+
+
+def train(
+    preset: Annotated[
+        str,
+        typer.Argument(
+            metavar="PRESET", help="tinybert, tinygpt, transformer, modern or shakespeare.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        str, typer.Option(metavar="RUN", help="The folder to train into: new, or empty.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORPUS|FILE",
+            help="A text file, a folder of them, or a corpus: rumi, rumi-sentence, rumi-life, dates. "
+            "Without it, the text that the preset was made for.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings in YAML, one a line.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting, such as steps=200; may be repeated.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing; say what it would take: memory, disk, time.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train a model on a text. Ctrl-C saves; --resume goes on to the same weights."""
+    from scratchlm.training.settings import parse_assignments, read_settings, split_settings
+
+    values: dict[str, Any] = {}
+    for origin, found in (
+        (str(config), read_settings(config) if config is not None else {}),
+        ("--set", parse_assignments(settings or ())),
+    ):
+        split_settings(found, origin)  # so that a wrong one is told with where it stands
+        values |= found
+    if dry_run:
+        from scratchlm.training.estimate import estimate, show_estimate
+
+        estimated = estimate(preset, data, out, settings=values)
+        print_json(estimated.to_dict()) if json else show_estimate(estimated)
+        return
+
+    from scratchlm import api
+
+    model = api.train(preset, data, out, resume=resume, **values)
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun one process speaks for all
+    assert model.fit is not None
+    if model.fit.stopped == "interrupted":
+        raise typer.Exit(130)
+    figures = model.evaluate(most_tokens=FINAL_TOKENS)
+    if json:
+        print_json({**figures, "fit": asdict(model.fit), "run": out})
+    else:
+        show_figures(figures, out)
+        print(f"use it: {model.usage()}", file=sys.stderr)
