@@ -54,11 +54,9 @@ _INTEGERS = (
     "activation",
     "rms",
     "pre",
+    "threads",
 )
 _PLAIN_MODULES = ("scratchlm.models.", "torch.nn.modules.")
-
-LARGEST = 30_000_000
-"""Parameters above which a step is left to PyTorch: it then waits for memory, which PyTorch reads with every core."""
 
 
 class _Layer(Structure):
@@ -87,8 +85,7 @@ def supported(model: nn.Module) -> bool:
         if not type(module).__module__.startswith(_PLAIN_MODULES) or hooked or module.training:
             return False
     tensors = [*model.parameters(), *model.buffers()]
-    plain = all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
-    return plain and sum(t.numel() for t in model.parameters()) <= LARGEST
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
 
 
 class NativeStep:
@@ -124,6 +121,7 @@ class NativeStep:
             _ACTIVATIONS.index(config.activation),
             config.norm == "rmsnorm",
             config.norm_placement == "pre",
+            torch.get_num_threads(),
         )
         for name, size in zip(_INTEGERS, sizes, strict=True):
             setattr(self._model, name, int(size))
