@@ -116,21 +116,18 @@ class Stack(nn.Module):
         normed: Tensor = x if self.norm is None else self.norm(x)
         return normed
 
-    def initialise(self) -> None:
-        """Draw the initial weights, where the config asks for other ones than PyTorch's own."""
-        initialise(self, self.config)
-
 
 def initialise(module: nn.Module, config: ModelConfig) -> None:
     """Normal weights of standard deviation ``init_std``; those that end a residual branch are smaller by sqrt(2 L),
-    so that the stream's variance does not grow with depth (Radford et al. 2019, section 2.3). None changes nothing."""
-    if config.init_std is None:
-        return
+    so that the stream's variance does not grow with depth (Radford et al. 2019, section 2.3), or zero where the config
+    says so. Without ``init_std`` PyTorch's own initialisation stays."""
     for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            continue
         ends_branch = name.endswith(("attention.out.weight", "cross.out.weight", "mlp.down.weight"))
-        scale = (2 * config.layers) ** -0.5 if ends_branch else 1.0
-        nn.init.normal_(parameter, std=config.init_std * scale)
+        if ends_branch and config.zero_residual_init:
+            nn.init.zeros_(parameter)
+        elif config.init_std is None:
+            continue
+        elif parameter.dim() >= 2:
+            nn.init.normal_(parameter, std=config.init_std * ((2 * config.layers) ** -0.5 if ends_branch else 1.0))
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)

@@ -20,7 +20,7 @@ class _SingleStack(Stack):
         self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
         if config.tied_embeddings:
             self.head.weight = self.embed.tokens.weight
-        self.initialise()
+        initialise(self, config)
 
     def forward(
         self,

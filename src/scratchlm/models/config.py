@@ -68,6 +68,8 @@ class ModelConfig:
     attention_dropout: float | None = None
     """On the attention weights; None for the same as ``dropout``."""
     embedding_dropout: bool = False
+    zero_residual_init: bool = False
+    """Start the projections that end a residual branch at zero, so that each block begins as the identity."""
     init_std: float | None = None
     """Standard deviation of the initial weights; None keeps PyTorch's own initialisation, as the tutorial does."""
 

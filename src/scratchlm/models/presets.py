@@ -75,12 +75,13 @@ def modern(depth: int) -> dict[str, Any]:
         "head_bias": False,
         "dropout": 0.0,
         "init_std": 0.02,
+        "zero_residual_init": True,
     }
 
 
 def _shakespeare() -> dict[str, Any]:
     """Under a million parameters, context 64: the shape of the Tiny Shakespeare benchmark."""
-    return modern(2) | {"context": 64}
+    return modern(2) | {"context": 64, "heads": 4}
 
 
 PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
