@@ -13,6 +13,7 @@ data/                          the text as token ids
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: FileLock | None = None
+        self._begun_here = False
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -92,6 +94,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} already holds {kind}; add --resume to go on with it, or choose another folder for --out"
             )
+        self._begun_here = not self.path.exists()
         with disk_errors(f"the run folder {self.path}", "choose a folder that you may write to"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock", timeout=0)
@@ -106,9 +109,15 @@ class RunFolder:
     def close(self) -> None:
         """Let others in again."""
         if self._lock is not None:
+            (self.path / ".lock").unlink(missing_ok=True)  # while no other can hold it
             self._lock.release()
-            (self.path / ".lock").unlink(missing_ok=True)
             self._lock = None
+
+    def discard(self) -> None:
+        """Remove the folder again if :meth:`start` made it and no run has begun in it, as when the data are no text."""
+        if self._begun_here and not self.exists:
+            self.close()
+            shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -284,7 +293,10 @@ class RunFolder:
         """What to type to go on with this run."""
         try:
             values = self.description()
-            return f"scratchlm train {values['preset']} --data {values['data']['name']} --out {self.path} --resume"
+            preset, data, out = (
+                shlex.quote(str(part)) for part in (values["preset"], values["data"]["name"], self.path)
+            )
+            return f"scratchlm train {preset} --data {data} --out {out} --resume"
         except (UserError, KeyError, TypeError):
             return "the same command with --resume"
 

@@ -24,7 +24,7 @@ from scratchlm.checkpoints import RunFolder, load_tensors
 from scratchlm.data import Batch
 from scratchlm.errors import UserError
 from scratchlm.training.config import TrainConfig
-from scratchlm.training.distributed import World
+from scratchlm.training.distributed import World, choose_device
 from scratchlm.training.optimizers import (
     build_optimizers,
     load_optimizer_tensors,
@@ -105,13 +105,18 @@ def fit(
     Raises:
         UserError: the loss is not a number or explodes, the disk refuses, or a checkpoint is not this model's.
     """
-    place = place or World(torch.device("cpu" if config.device == "auto" else config.device))
+    place = place or World(choose_device(config.device))
     if config.batch_size < place.size:
         raise UserError(f"batch_size {config.batch_size} is less than one row for each of {place.size} processes")
-    return _Training(model, task, config, run, place, reporter or Reporter(quiet=True)).run(resume)
+    return Trainer(model, task, config, run, place, reporter or Reporter(quiet=True)).run(resume)
 
 
-class _Training:
+class Trainer:
+    """A training under way: :func:`fit` runs it to the end, :meth:`step` takes one step.
+
+    The arguments are those of :func:`fit`.
+    """
+
     def __init__(
         self,
         model: nn.Module,
@@ -145,15 +150,13 @@ class _Training:
                 self._load()
             if self.place.main:
                 self.folder.truncate_metrics(state.step)
-        self.model.train()
         self.reporter.start(state.step, config.steps, self.model, self.place)
         started_at, before = state.step, state.seconds
         with _signals() as stop:
             while state.step < config.steps and not state.stopped:
                 began = time.perf_counter()
-                norm, interrupted = self._step(stop)
+                norm, interrupted = self.step(stop)
                 state.seconds += time.perf_counter() - began
-                state.step += 1
                 self.reporter.step(state.step, state.loss, self.tokens)
                 record = self._record(norm) if state.step % config.log_every == 0 or self._last() else None
                 if state.step % config.evaluation_interval == 0 or self._last():
@@ -163,6 +166,8 @@ class _Training:
                         record["validation_loss"] = validation
                 if record is not None:
                     self._log(record)
+                # Several processes must agree, which they do once in a step; one alone need not take another.
+                interrupted = interrupted or (stop.asked and self.place.size == 1)
                 if interrupted or state.stopped or self._last() or state.step % config.checkpoint_interval == 0:
                     self._save()
                 if interrupted and not self._last():
@@ -179,9 +184,10 @@ class _Training:
     def _last(self) -> bool:
         return self.state.step >= self.config.steps
 
-    def _step(self, stop: _Stop) -> tuple[float, bool]:
+    def step(self, stop: _Stop | None = None) -> tuple[float, bool]:
         """One optimizer step; returns the gradient's norm and whether any process was asked to stop."""
         config, place = self.config, self.place
+        self.model.train()
         whole = config.batch_size * config.accumulation
         generator = torch.Generator().manual_seed(_mix(config.seed, self.state.step, 0))
         batch = self.task.batch(whole, generator)
@@ -202,13 +208,16 @@ class _Training:
                 # DistributedDataParallel takes the mean over processes; ours is the sum over all labels.
                 (loss * (place.size / labels)).backward()
             total += loss.detach()
-        summed, asked = place.sum([float(total), float(stop.asked)])
+        summed, asked = place.sum([float(total), float(stop is not None and stop.asked)])
         self._check(summed / labels)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf))
+        if not math.isfinite(norm):
+            raise self._diverged(f"the gradient's norm became {norm}")
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(norm), asked > 0
+        self.state.step += 1
+        return norm, asked > 0
 
     def _check(self, loss: float) -> None:
         """Stop before the step is taken when the loss is no number, or worse than before training began."""
@@ -216,17 +225,20 @@ class _Training:
         state.loss = loss
         state.first_loss = loss if state.first_loss is None else state.first_loss
         state.smooth_loss = loss if state.smooth_loss is None else 0.9 * state.smooth_loss + 0.1 * loss
-        cure = f"lower learning_rate (now {self.config.learning_rate:g}), lengthen warmup_steps, or set clip_norm=1"
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss became {loss}")
+        if state.smooth_loss > 1.5 * state.first_loss + 1.0 and state.step >= self.config.warmup_steps:
+            raise self._diverged(f"the loss exploded from {state.first_loss:.3g} to {loss:.3g}")
+
+    def _diverged(self, what: str) -> UserError:
+        """``what`` has happened in the step that was about to be taken."""
         kept = ""
         if self.folder is not None and (checkpoint := self.folder.latest_checkpoint()) is not None:
             kept = f"; the checkpoint at step {checkpoint.step} is kept"
-        if not math.isfinite(loss):
-            raise UserError(f"the loss became {loss} at step {state.step + 1}: {cure}{kept}")
-        if state.smooth_loss > 1.5 * state.first_loss + 1.0 and state.step >= self.config.warmup_steps:
-            raise UserError(
-                f"the loss exploded to {loss:.3g} at step {state.step + 1} (it began at {state.first_loss:.3g}): "
-                f"{cure}{kept}"
-            )
+        return UserError(
+            f"{what} at step {self.state.step + 1}: lower learning_rate (now {self.config.learning_rate:g}), lengthen "
+            f"warmup_steps, or set clip_norm=1{kept}"
+        )
 
     def _validate(self) -> float | None:
         """The held-out loss in nats per label; keeps the weights if it is the best so far."""

@@ -22,7 +22,7 @@ from scratchlm.training.loop import FitResult, fit
 from scratchlm.training.pairs import load_pairs
 from scratchlm.training.progress import Reporter, tensorboard_writer
 from scratchlm.training.recipes import recipe
-from scratchlm.training.settings import split_settings
+from scratchlm.training.settings import DIAL, NOT_SETTABLE, split_settings
 from scratchlm.training.tasks import MaskedToken, NextToken, Task, Translate
 
 SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
@@ -75,9 +75,10 @@ def train(
 
     Args:
         preset: a preset's name.
-        data: a corpus's name, a text file or a folder; None for the corpus that the preset was made for.
+        data: a corpus's name, a text file or a folder; None for the corpus that the preset was made for, or when
+            resuming for the run's own.
         out: the run folder; it must be empty or new, unless ``resume``.
-        settings: fields of TrainConfig and ModelConfig by name.
+        settings: fields of TrainConfig and ModelConfig by name. A resumed run keeps those that it was begun with.
         origin: where the settings come from, for errors.
         resume: go on from the folder's last checkpoint, or from the start where there is none.
 
@@ -86,24 +87,27 @@ def train(
     """
     model_settings, train_settings = split_settings(settings or {}, origin)
     chosen = recipe(preset, **train_settings)
-    name = str(data) if data is not None else chosen.default_data
     run = RunFolder(out)
+    if resume and run.exists:
+        begun = _as_begun(run, preset, data, chosen.train, model_settings, train_settings)
+        name, model_settings, chosen = begun.data, begun.model_settings, recipe(preset, **begun.train_settings)
+    else:
+        name = chosen.data(data)
     with world(chosen.train.device) as place:
         report = reporter or Reporter()
         if place.main:
             run.start(resume=resume)
         try:
-            if resume and run.exists:
-                _check_unchanged(run, preset, name, chosen.train, model_settings, train_settings)
-                saved = run.settings()
-                keep = {key: value for key, value in train_settings.items() if key in CHANGEABLE}
-                chosen = recipe(preset, **(saved | keep))
             if place.main:
                 plan = make_plan(preset, name, run.path, chosen.train, model_settings, report)
             place.barrier()
             if not place.main:
                 plan = make_plan(preset, name, run.path, chosen.train, model_settings, Reporter(quiet=True))
             return _train(plan, run, place, report, resume)
+        except BaseException:
+            if place.main:
+                run.discard()
+            raise
         finally:
             run.close()
 
@@ -182,7 +186,8 @@ def _train(plan: Plan, run: RunFolder, place: World, reporter: Reporter, resume:
         known = run.description()["data"].get("fingerprint")
         if known != plan.fingerprint:
             raise UserError(f"the text of {plan.data} has changed since {run.path} was begun; train into a new folder")
-    elif place.main:
+    model = new_model(plan)  # before anything is written that says that a run has begun
+    if place.main and not run.exists:
         plan.tokenizer.save(run.path)
         run.write_settings(plan.train.to_dict())
         run.write_description(
@@ -195,7 +200,6 @@ def _train(plan: Plan, run: RunFolder, place: World, reporter: Reporter, resume:
             }
         )
     place.barrier()
-    model = new_model(plan)
     if plan.train.tensorboard and place.main:
         reporter.tensorboard = tensorboard_writer(str(run.path / "tensorboard"))
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -209,27 +213,42 @@ def _train(plan: Plan, run: RunFolder, place: World, reporter: Reporter, resume:
     return TrainResult(run, model.eval(), plan.tokenizer, plan.task, result)
 
 
-def _check_unchanged(
+@dataclass(frozen=True)
+class _Begun:
+    """What a run was begun with, and goes on with."""
+
+    data: str
+    model_settings: dict[str, Any]
+    train_settings: dict[str, Any]
+
+
+def _as_begun(
     run: RunFolder,
     preset: str,
-    data: str,
+    data: str | Path | None,
     config: TrainConfig,
     model_settings: Mapping[str, Any],
     train_settings: Mapping[str, Any],
-) -> None:
-    """A run goes on as it was begun: settings given anew must be the old ones."""
-    known = run.description()
-    old = run.settings()
+) -> _Begun:
+    """A run goes on as it was begun; what is given anew must be as it was, or be ``CHANGEABLE``.
+
+    Raises:
+        UserError: it is not; the line names the setting.
+    """
+    known, old = run.description(), run.settings()
+    fields, text = known["model"], known["data"]["name"]
     same = "go on with the run's own settings, or train into a new folder"
     if known.get("preset") != preset:
         raise UserError(f"{run.path} was begun with the preset {known.get('preset')!r}, not {preset!r}; {same}")
-    if known["data"].get("name") != data:
-        raise UserError(f"{run.path} was begun on the data {known['data'].get('name')!r}, not {data!r}; {same}")
-    new = config.to_dict()
-    for name in train_settings:
-        if name not in CHANGEABLE and new[name] != old.get(name):
-            raise UserError(f"{run.path} was begun with {name}={old.get(name)}, not {new[name]}; {same}")
-    model = model_preset(preset, known["model"]["vocab_size"], **model_settings).to_dict()
-    for name, value in model.items():
-        if model_settings and value != known["model"].get(name):
-            raise UserError(f"{run.path} was begun with {name}={known['model'].get(name)}, not {value}; {same}")
+    if data is not None and str(data) != text:
+        raise UserError(f"{run.path} was begun on the data {text!r}, not {str(data)!r}; {same}")
+    asked = model_preset(preset, fields["vocab_size"], **model_settings).to_dict()
+    names = set(model_settings) - {DIAL} | ({"width", "layers"} if DIAL in model_settings else set())
+    wanted = {name: asked[name] for name in names} | {name: config.to_dict()[name] for name in train_settings}
+    for name, value in wanted.items():
+        before = fields[name] if name in fields else old.get(name)
+        if name not in CHANGEABLE and value != before:
+            raise UserError(f"{run.path} was begun with {name}={before}, not {value}; {same}")
+    changed = {name: value for name, value in train_settings.items() if name in CHANGEABLE}
+    kept = {name: value for name, value in fields.items() if name not in NOT_SETTABLE}
+    return _Begun(text, kept, old | changed)

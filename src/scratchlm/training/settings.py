@@ -115,7 +115,7 @@ def _convert(name: str, value: Any, hint: Any, origin: str) -> Any:
             return value
         if isinstance(value, str) and value.replace("_", "").isdigit():
             return int(value)
-    elif not isinstance(value, dict | list | float):
+    elif not {int, float} & set(allowed) and not isinstance(value, dict | list | float):
         return str(value).lower() if isinstance(value, bool) else str(value)
     raise UserError(f"{origin}: {name} is {value!r}; give {_words(allowed)}")
 
