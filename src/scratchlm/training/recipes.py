@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scratchlm.errors import UserError
@@ -15,8 +16,20 @@ class Recipe:
     """How a preset is trained unless told otherwise."""
 
     train: TrainConfig
-    default_data: str
-    """The corpus it was made for."""
+    corpus: str | None = None
+    """The corpus it was made for, and is trained on unless told otherwise; None where there is none."""
+
+    def data(self, given: str | Path | None) -> str:
+        """The text to train on.
+
+        Raises:
+            UserError: none is given, and the preset has none of its own.
+        """
+        if given is not None:
+            return str(given)
+        if self.corpus is None:
+            raise UserError("this preset has no text of its own; name one with --data FILE")
+        return self.corpus
 
 
 RECIPES: dict[str, Recipe] = {
@@ -31,7 +44,7 @@ RECIPES: dict[str, Recipe] = {
             tokenizer="word",
             validation_fraction=0.0,
         ),
-        default_data="rumi-life",
+        corpus="rumi-life",
     ),
     "tinygpt": Recipe(
         TrainConfig(
@@ -44,7 +57,7 @@ RECIPES: dict[str, Recipe] = {
             tokenizer="char",
             validation_fraction=0.0,
         ),
-        default_data="rumi",
+        corpus="rumi",
     ),
     "transformer": Recipe(
         TrainConfig(
@@ -57,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
             tokenizer="char",
             validation_fraction=0.1,
         ),
-        default_data="dates",
+        corpus="dates",
     ),
     "modern": Recipe(
         TrainConfig(
@@ -72,7 +85,6 @@ RECIPES: dict[str, Recipe] = {
             tokenizer="bpe",
             tokenizer_vocab_size=4096,
         ),
-        default_data="rumi-life",
     ),
     "shakespeare": Recipe(
         TrainConfig(
@@ -91,7 +103,6 @@ RECIPES: dict[str, Recipe] = {
             save_every=80,
             tokenizer="char",
         ),
-        default_data="tinyshakespeare.txt",
     ),
 }
 
@@ -115,4 +126,4 @@ def recipe(preset: str, **changes: Any) -> Recipe:
     for interval in ("eval_every", "save_every"):
         if "steps" in changes and interval not in changes:
             settings[interval] = 0
-    return Recipe(TrainConfig(**settings), found.default_data)
+    return Recipe(TrainConfig(**settings), found.corpus)
