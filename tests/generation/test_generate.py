@@ -81,6 +81,18 @@ def test_a_repetition_penalty_makes_text_repeat_less(decoder: Decoder, character
     assert not set(penalised.ids[:5]) & set(characters.encode("Rumi"))
 
 
+def test_the_repetition_penalty_counts_the_prompt(characters: Tokenizer) -> None:
+    model = decoder_for(characters)
+    first, second = characters.encode("al")
+    with torch.no_grad():  # always likes "a" a little better than "l"
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+        model.head.bias[first], model.head.bias[second] = 5.0, 4.5
+    penalised = SamplingConfig(greedy=True, repetition_penalty=1.5)
+    made = [generate(model, characters, prompt, max_new_tokens=2, sampling=penalised)[0] for prompt in ("a", "R")]
+    assert [generation.completion for generation in made] == ["la", "al"]
+
+
 def test_no_token_is_made_with_a_budget_of_zero(decoder: Decoder, characters: Tokenizer) -> None:
     (made,) = generate(decoder, characters, "Rumi", max_new_tokens=0)
     assert (made.completion, made.ids, made.finish_reason, made.text) == ("", [], "length", "Rumi")
