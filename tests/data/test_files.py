@@ -73,6 +73,7 @@ BAD = {
     "UTF-16 big-endian": ("Hello there".encode("utf-16-be"), r"iconv -f UTF-16BE "),
     "UTF-32": ("Hello".encode("utf-32"), r"iconv -f UTF-32 "),
     "Latin-1": ("Ein schönes Wort".encode("latin-1"), r"byte 7 .*Latin-1.*iconv -f ISO-8859-1 -t UTF-8"),
+    "a wrong byte after a byte order mark": (b"\xef\xbb\xbfab\xffcd", r"byte 5 "),
     "a character cut off at the end": ("schön".encode()[:4], r"byte 3 "),
 }
 
