@@ -6,6 +6,7 @@ this room runs on plain PyTorch, and :func:`status` says why.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -169,7 +170,7 @@ def _compiler() -> list[str]:
         if words and shutil.which(words[0]):
             return words
     raise _UnavailableError(
-        f"the C compiler CC={asked} was not found" if asked else "no C compiler found (cc, gcc, clang)"
+        f"the C compiler CC={asked} was not found" if asked else "no C compiler (cc, gcc or clang) was found"
     )
 
 
@@ -181,13 +182,15 @@ def _processor() -> str:
 
 
 def _cache_folders() -> Iterator[Path]:
-    """Where the library may live: the user's cache, else a folder of this process's own."""
+    """Where the library may live: the user's cache, else a folder of this process's own that goes with it."""
     chosen = os.environ.get("SCRATCHLM_CACHE")
     if chosen:
         yield Path(chosen)
     elif "~" not in (home := str(Path("~/.cache").expanduser())):
         yield Path(os.environ.get("XDG_CACHE_HOME") or home) / "scratchlm"
-    yield Path(tempfile.mkdtemp(prefix="scratchlm-kernels-"))
+    own = tempfile.mkdtemp(prefix="scratchlm-kernels-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    yield Path(own)
 
 
 def _compile(compiler: list[str], target: Path) -> None:

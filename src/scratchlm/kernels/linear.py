@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from scratchlm.kernels.build import call, draw_seed, suits
-from scratchlm.kernels.pointwise import check_probability, chunks, dropout_add, node, vectors
+from scratchlm.kernels.pointwise import check_probability, chunks, dropout_add, needs_grad, node, vectors
 
 FEWEST = 64
 """With fewer rows than this, bringing the weights into the order that the native product wants does not pay."""
@@ -39,7 +39,8 @@ def norm_linear(
     fits = fits and vectors(weight.shape[0], bias)
     if not fits or _rows(x) < FEWEST or not suits(x, norm_weight, norm_bias, weight, bias):
         return F.linear(_plain_norm(x, norm_weight, norm_bias, eps, rms), weight, bias)
-    return node(_NormLinear, x, norm_weight, norm_bias, weight, bias, eps, not rms)
+    keep = needs_grad(x, norm_weight, norm_bias, weight, bias)
+    return node(_NormLinear, x, norm_weight, norm_bias, weight, bias, eps, not rms, keep)
 
 
 def linear_dropout_add(
@@ -57,7 +58,7 @@ def linear_dropout_add(
     fits = fits and (residual is None or residual.shape == (*x.shape[:-1], weight.shape[0]))
     if not fits or _rows(x) < FEWEST or not suits(x, weight, bias, residual):
         return dropout_add(F.linear(x, weight, bias), residual, p)
-    return node(_LinearDropoutAdd, x, weight, bias, residual, p)
+    return node(_LinearDropoutAdd, x, weight, bias, residual, p, needs_grad(x, weight, bias, residual))
 
 
 def gelu_mlp(
@@ -86,7 +87,8 @@ def gelu_mlp(
     if not fits or _rows(x) < FEWEST or not suits(x, norm_weight, norm_bias, up, up_bias, down, down_bias):
         hidden = F.gelu(F.linear(_plain_norm(x, norm_weight, norm_bias, eps, rms), up, up_bias))
         return dropout_add(F.linear(hidden, down, down_bias), x, p)
-    return node(_GeluMlp, x, norm_weight, norm_bias, up, up_bias, down, down_bias, p, eps, not rms)
+    keep = needs_grad(x, norm_weight, norm_bias, up, up_bias, down, down_bias)
+    return node(_GeluMlp, x, norm_weight, norm_bias, up, up_bias, down, down_bias, p, eps, not rms, keep)
 
 
 def _rows(x: Tensor) -> int:
@@ -135,10 +137,11 @@ class _NormLinear(torch.autograd.Function):
         bias: Tensor | None,
         eps: float,
         center: bool,
+        keep: bool,
     ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
-        kept, statistics = _panels(x, inputs, ctx.needs_input_grad[3]), x.new_empty(rows, 2)
+        kept, statistics = _panels(x, inputs, keep and ctx.needs_input_grad[3]), x.new_empty(rows, 2)
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
             *("norm_linear_forward", rows, inputs, outputs, x, norm_weight, norm_bias, float(eps), center),
@@ -163,17 +166,19 @@ class _NormLinear(torch.autograd.Function):
             *(grad.contiguous(), dx, dnorm_weight, dnorm_bias, dweight, dbias),
             *(_pack_space(x, (inputs, outputs)), x.new_empty(chunks(rows), 2 * inputs + outputs)),
         )
-        return dx, dnorm_weight, dnorm_bias, dweight, dbias, None, None
+        return dx, dnorm_weight, dnorm_bias, dweight, dbias, None, None, None
 
 
 class _LinearDropoutAdd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, p: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, keep: bool
+    ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         residual = None if residual is None else residual.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
         ctx.p, ctx.seed = float(p), draw_seed(p)
-        kept = _panels(x, inputs, ctx.needs_input_grad[1])
+        kept = _panels(x, inputs, keep and ctx.needs_input_grad[1])
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
             *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y, kept),
@@ -208,7 +213,7 @@ class _LinearDropoutAdd(torch.autograd.Function):
             ),
             *(torch.empty_like(grad), _pack_space(grad, (inputs, outputs)), grad.new_empty(chunks(rows), outputs)),
         )
-        return dx, dweight, dbias, grad if needs[3] else None, None
+        return dx, dweight, dbias, grad if needs[3] else None, None, None
 
 
 class _GeluMlp(torch.autograd.Function):
@@ -225,14 +230,15 @@ class _GeluMlp(torch.autograd.Function):
         p: float,
         eps: float,
         center: bool,
+        keep: bool,
     ) -> Tensor:
         x, up, down = x.contiguous(), up.contiguous(), down.contiguous()
         rows, (inner, width) = _rows(x), up.shape
         ctx.p, ctx.seed, ctx.center = float(p), draw_seed(p), center
         needs = ctx.needs_input_grad
         y, statistics = torch.empty_like(x), x.new_empty(rows, 2)
-        kept1, kept2 = _panels(x, width, needs[3]), _panels(x, inner, needs[5])
-        slope = x.new_empty(rows, inner) if any(needs) else None
+        kept1, kept2 = _panels(x, width, keep and needs[3]), _panels(x, inner, keep and needs[5])
+        slope = x.new_empty(rows, inner) if keep else None
         call(
             *("mlp_forward", rows, width, inner, x, norm_weight, norm_bias, float(eps), center),
             *(up, up_bias, down, down_bias, ctx.p, ctx.seed, y, kept1, statistics, kept2, slope),
@@ -259,4 +265,4 @@ class _GeluMlp(torch.autograd.Function):
             *(torch.empty_like(grad), torch.empty_like(slope), _pack_space(x, (inner, width), (width, inner))),
             x.new_empty(chunks(rows), 3 * width + inner),
         )
-        return dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias, None, None, None
+        return dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias, None, None, None, None

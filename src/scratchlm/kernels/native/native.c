@@ -95,7 +95,7 @@ void norm_backward(int64_t M, int64_t C, const float *x, const float *statistics
     int64_t chunks = CEIL_DIV(M, ROWS);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
             float *sums = memset(partial + c * 2 * C, 0, (size_t)(2 * C) * sizeof(float));
             for (int64_t m = c * ROWS; m < MIN(M, (c + 1) * ROWS); m++)
@@ -121,7 +121,7 @@ void attention_forward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, in
 #pragma omp parallel num_threads(threads)
     {
         float *work = scratch(attention_forward_scratch(s));
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < B * G; job++)
             attention_forward_head(s, job / G, job % G, qkv, out, weights, work);
         free(work);
@@ -135,7 +135,7 @@ void attention_backward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, i
 #pragma omp parallel num_threads(threads)
     {
         float *work = scratch(attention_backward_scratch(s));
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < B * G; job++)
             attention_backward_head(s, job / G, job % G, qkv, weights, dout, dqkv, work);
         free(work);
@@ -163,7 +163,7 @@ void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const 
     {
         float *normed = scratch(ROWS * C);
         pack(weight, 1, C, N, C, pack_space);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
             norm_chunk(M, C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, kept, statistics);
@@ -185,7 +185,7 @@ void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const
     {
         float *dnormed = scratch(ROWS * C);
         pack(weight, C, 1, C, N, pack_space);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
             int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
             float *sums = memset(partial + c * stride, 0, (size_t)stride * sizeof(float));
@@ -215,7 +215,7 @@ void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, con
     {
         float *product = scratch(ROWS * N);
         pack(weight, 1, K, N, K, pack_space);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
             multiply(rows, N, K, x + m0 * K, K, pack_space, product, N);
@@ -239,7 +239,7 @@ void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *kept,
 #pragma omp parallel num_threads(threads)
     {
         pack(weight, K, 1, K, N, pack_space);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
             int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
             float *sums = memset(partial + c * N, 0, (size_t)N * sizeof(float));
@@ -270,7 +270,7 @@ void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *n
         float *normed = scratch(ROWS * (2 * C + F) + F), *product = normed + ROWS * C, *hidden = product + ROWS * C;
         pack(w1, 1, C, F, C, packed1);
         pack(w2, 1, F, C, F, packed2);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
             norm_chunk(M, C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, kept1, statistics);
@@ -306,7 +306,7 @@ void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *
         float *dnormed = scratch(ROWS * C);
         pack(w2, F, 1, F, C, packed2);
         pack(w1, C, 1, C, F, packed1);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
             int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
             float *sums = memset(partial + c * stride, 0, (size_t)stride * sizeof(float));
