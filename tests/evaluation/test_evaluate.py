@@ -136,11 +136,11 @@ def test_pairs_give_token_figures_and_exact_matches() -> None:
         model.head.weight.zero_()
         model.head.bias.zero_()
         model.head.bias[tokenizer.eos_id] = 9.0
-    figures = evaluate_pairs(model, tokenizer, [("ab", ""), ("b", "a"), ("c", "bc"), ("a", "")])
-    assert figures["exact_match"] == 0.5
-    assert figures["tokens"] == 1 + 2 + 3 + 1
-    assert figures["accuracy"] == 4 / 7
-    assert figures["pairs"] == 4
+    figures = evaluate_pairs(model, tokenizer, [("ab", ""), ("b", "a"), ("c", "bc"), ("a", ""), ("bb", "")])
+    assert figures["exact_match"] == 3 / 5
+    assert figures["tokens"] == 1 + 2 + 3 + 1 + 1
+    assert figures["accuracy"] == 5 / 8
+    assert figures["pairs"] == 5
 
 
 def test_plain_text_is_not_for_an_encoder_decoder(characters: Tokenizer) -> None:

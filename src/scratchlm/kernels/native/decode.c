@@ -75,14 +75,14 @@ static void linear_four(const float *weight, const float *x, float *y, int rows,
     }
 }
 
-/* A matrix of this many numbers is worth waking the other threads for. */
+/* A matrix of this many numbers, 2 MB, comes from beyond a core's own cache and is worth waking the others for. */
 enum { SHARED = 1 << 19 };
 
 /* y (rows, out) = x (rows, in) W^T + bias. */
 static void linear(const float *weight, const float *bias, const float *x, float *y, int rows, int in, int out,
                    int threads) {
     int whole = out / 4 * 4;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && (int64_t)in * out * rows >= SHARED)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && (int64_t)in * out >= SHARED)
     for (int o = 0; o < whole; o += 4) linear_four(weight, x, y, rows, in, out, o);
     for (int o = whole; o < out; o++)
         for (int r = 0; r < rows; r++)
