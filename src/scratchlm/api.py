@@ -114,7 +114,7 @@ class LanguageModel:
             return evaluate_run(self.model, self.tokenizer, stream.train[:most], held_out, windows=windows)
         with tempfile.TemporaryDirectory(prefix="scratchlm-") as folder:
             source = resolve_source(data)
-            stream = prepare_stream(source, self.tokenizer, Path(folder), validation_fraction=0.0, context=1)
+            stream = prepare_stream(source, self.tokenizer, Path(folder), validation_fraction=0.0, context=0)
             figures = evaluate_run(self.model, self.tokenizer, validation=stream.train[:most], windows=windows)
         text = figures.pop("validation")
         return figures | {"measured_on": "text", "text": text}

@@ -92,7 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the parser turns the one into the other
         _give_up_stdout()
         return PIPE_CLOSED
     except Exception as error:

@@ -156,8 +156,10 @@ def generate(
 def _start_ids(tokenizer: Tokenizer, prompt: str, model: Model) -> list[int]:
     """The tokens of a prompt, or those that stand for an empty one."""
     ids = list(tokenizer.encode(prompt))
-    if ids or isinstance(model, Seq2Seq):
+    if ids:
         return ids
+    if isinstance(model, Seq2Seq):
+        raise UserError("the prompt is empty, and an encoder-decoder answers a source; give it a text")
     if tokenizer.bos_id is not None:
         return [tokenizer.bos_id]
     try:

@@ -1,0 +1,234 @@
+"""A user's mistake gets one line that names the cause and the cure, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scratchlm.cli.main import app
+
+from .conftest import Command
+
+COMMANDS = {str(command.name) for command in app.registered_commands}
+
+TABLE: list[tuple[str, str]] = [
+    # what is typed; words that the line must have, split at |
+    ("chat", "no such command 'chat'|scratchlm --help"),
+    ("trian tinygpt", "did you mean 'train'"),
+    ("--verbose", "no such option|--verbose"),
+    # train
+    ("train", "PRESET|scratchlm train --help"),
+    ("train tinygpt", "--out"),
+    ("train tinygpt --out new --sett steps=3", "--sett|--set"),
+    ("train tinygtp --out new", "tinygtp|did you mean 'tinygpt'"),
+    ("train gpt5 --out new", "gpt5|choose one of: tinybert"),
+    ("train tinygpt --out new --data nope.txt", "nope.txt|no file, folder or corpus"),
+    ("train tinygpt --out new --data rumy", "rumy|did you mean 'rumi'"),
+    ("train tinygpt --out new --data no/such/folder/text.txt", "no/such/folder|does not exist"),
+    ("train tinygpt --out new --data empty.txt", "empty.txt is empty|give"),
+    ("train tinygpt --out new --data blank.txt", "blank.txt|white space|give"),
+    ("train tinygpt --out new --data binary.txt", "binary.txt|binary|UTF-8"),
+    ("train tinygpt --out new --data utf16.txt", "utf16.txt|UTF-16|iconv"),
+    ("train tinygpt --out new --data latin1.txt", "latin1.txt|UTF-8|iconv"),
+    ("train tinygpt --out new --data short.txt", "short|context"),
+    ("train tinygpt --out new --data no-text", "no-text|.txt"),
+    ("train tinygpt --out new --data rumi --set validation_fraction=0.01", "validation|65|lower context"),
+    ("train tinygpt --out new --data tail.txt --set validation_fraction=0.3", "tail.txt, line 21|unknown=token"),
+    ("train tinygpt --out text.txt", "text.txt is a file|--out"),
+    ("train tinygpt --out text.txt/new", "text.txt/new|folder"),
+    ("train tinygpt --out no-text", "already holds files|--out"),
+    ("train tinygpt --out gpt", "already holds a run|--resume"),
+    ("train tinybert --out gpt --resume", "tinygpt|new folder"),
+    ("train tinygpt --out gpt --resume --data text.txt", "rumi|new folder"),
+    ("train tinygpt --out gpt --resume --set learning_rate=0.5", "learning_rate|new folder"),
+    ("train tinygpt --out gpt --resume --set width=32", "width|new folder"),
+    ("train tinygpt --out new --set stepz=3", "--set|stepz|did you mean 'steps'"),
+    ("train tinygpt --out new --set steps", "key=value"),
+    ("train tinygpt --out new --set steps=many", "steps|many|whole number"),
+    ("train tinygpt --out new --set steps=0", "steps is 0|at least 1"),
+    ("train tinygpt --out new --set steps=10 --set warmup_steps=10", "warmup_steps|lower"),
+    ("train tinygpt --out new --set learning_rate=-1", "learning_rate|above 0"),
+    ("train tinygpt --out new --set learning_rate=nan", "learning_rate|above 0"),
+    ("train tinygpt --out new --set optimizer=sgd", "optimizer|adamw"),
+    ("train tinygpt --out new --set tokenizer=words", "tokenizer|word"),
+    ("train tinygpt --out new --set device=warp", "warp|device=cpu"),
+    ("train tinygpt --out new --set width=30", "width 30|heads"),
+    ("train tinygpt --out new --set dropout=1.5", "dropout|1"),
+    ("train tinygpt --out new --set depth=3", "depth|modern"),
+    ("train tinygpt --out new --set seed=-1", "seed|at least 0"),
+    ("train modern --out new --data text.txt --set tokenizer_vocab_size=5", "5|25"),
+    ("train tinygpt --out new --config nope.yaml", "nope.yaml|--config"),
+    ("train tinygpt --out new --config broken.yaml", "broken.yaml, line 3|steps: 200"),
+    ("train tinygpt --out new --config list.yaml", "list.yaml|steps: 200"),
+    ("train tinygpt --out new --config unknown.yaml", "unknown.yaml|stepz|did you mean 'steps'"),
+    ("train tinygpt --out new --config no-text", "no-text|--config"),
+    ("train transformer --out new --data text.txt", "text.txt, line 1|tab"),
+    ("train transformer --out new --data no-text", "no-text is a folder|tab"),
+    ("train transformer --out new --data nope.txt", "nope.txt|tab"),
+    # eval
+    ("eval", "RUN|scratchlm eval --help"),
+    ("eval nope", "'nope'|scratchlm train"),
+    ("eval text.txt", "text.txt|not a run"),
+    ("eval no-text", "no-text is not a run|--out"),
+    ("eval broken-weights", "model.safetensors|damaged|train"),
+    ("eval other-weights", "embed.tokens.weight|shape|another model"),
+    ("eval no-weights", "no-weights|--resume"),
+    ("eval no-tokenizer", "tokenizer.json|missing"),
+    ("eval broken-description", "scratchlm.json|train the run again"),
+    ("eval later-format", "format 99"),
+    ("eval no-data", "data|--data"),
+    ("eval gpt --data nope.txt", "nope.txt"),
+    ("eval gpt --data greek.txt", "greek.txt, line 2|λ|unknown=token"),
+    ("eval gpt --data one.txt", "1 tokens|longer"),
+    ("eval gpt --windows some", "--windows|apart"),
+    ("eval gpt --max-tokens -5", "--max-tokens|0"),
+    ("eval dates --data text.txt", "text.txt, line 1|tab"),
+    ("eval dates --data rumi", "rumi|tab"),
+    # generate
+    ("generate gpt", "--prompt"),
+    ("generate nope --prompt Rumi", "'nope'|scratchlm train"),
+    ("generate gpt --prompt λόγος", "λ|unknown=token"),
+    ("generate gpt --prompt Rumi --temperature -1", "temperature|0.8"),
+    ("generate gpt --prompt Rumi --temperature nan", "temperature|0.8"),
+    ("generate gpt --prompt Rumi --top-k -3", "top_k|0 for all"),
+    ("generate gpt --prompt Rumi --top-k few", "--top-k|integer"),
+    ("generate gpt --prompt Rumi --top-p 2", "top_p|at most 1"),
+    ("generate gpt --prompt Rumi --min-p 2", "min_p|0"),
+    ("generate gpt --prompt Rumi --repetition-penalty 0", "repetition_penalty|1"),
+    ("generate gpt --prompt Rumi --samples 0", "samples|1 or more"),
+    ("generate gpt --prompt Rumi --max-new-tokens -1", "max_new_tokens|0 or more"),
+    ("generate gpt --prompt Rumi --seed -1", "seed|at least 0"),
+    ("generate gpt --prompt Rumi --stop ''", "stop|empty"),
+    ("generate bert --prompt Rumi", "masked|fill"),
+    ("generate dates --prompt ''", "empty|source"),
+    # fill
+    ("fill bert", "--text"),
+    ("fill gpt --text [MASK]", "generate|tinybert"),
+    ("fill bert --text Rumi", "[MASK]|Rumi was a [MASK]"),
+    ("fill bert --text 'Rumi likes [MASK]'", "likes|unknown=token"),
+    ("fill bert --text 'Rumi was [MASK]' --top-k 0", "top_k|1 or more"),
+    # plot
+    ("plot nope", "'nope'|scratchlm train"),
+    ("plot no-metrics", "metrics.jsonl|run"),
+    ("plot broken-metrics", "metrics.jsonl, line 1|delete"),
+    ("plot gpt --text ''", "empty|words"),
+    ("plot gpt --text λόγος", "λ|unknown=token"),
+    ("plot gpt --out text.txt", "text.txt|folder"),
+    ("plot dates --text 1.2.1999", "encoder-decoder|encoder"),
+    ("plot tinygpt --text Rumi", "preset|run"),
+    ("plot tinygpt --vocab-size 0", "--vocab-size|2"),
+    # bench, demo
+    ("bench", "NAME"),
+    ("bench train-tinygtp", "did you mean 'train-tinygpt'"),
+    ("bench everything", "choose one of: train-tinygpt"),
+    ("demo --out text.txt", "text.txt|folder"),
+    ("demo --out no-text", "no-text/tinygpt|--out"),
+]
+
+
+@pytest.fixture(scope="session")
+def mistakes(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the table names."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    shutil.copytree(runs, folder, dirs_exist_ok=True)
+    text = "Rumi was a poet. He wrote in Persian.\n" * 20
+    files: dict[str, bytes] = {
+        "text.txt": text.encode(),
+        "empty.txt": b"",
+        "blank.txt": b" \n\n\t ",
+        "binary.txt": bytes(range(256)) * 8,
+        "utf16.txt": text.encode("utf-16"),
+        "latin1.txt": ("Jal\u00e4l " * 200).encode("latin-1"),
+        "short.txt": b"Rumi was a poet.",
+        "tail.txt": (text + "Stra\u00dfe " * 40).encode(),
+        "greek.txt": "Rumi\nλόγος Rumi was a poet\n".encode(),
+        "one.txt": b"R",
+        "broken.yaml": b"steps: 3\nbatch_size: [1,\n",
+        "list.yaml": b"- steps\n- 3\n",
+        "unknown.yaml": b"stepz: 3\n",
+        "no-text/picture.png": b"\x89PNG",
+        "no-text/tinygpt/notes.txt": b"mine",
+    }
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (folder / "no-text" / "tinygpt" / "notes.txt").rename(folder / "no-text" / "tinygpt" / "notes.doc")
+    for name in (
+        *("broken-weights", "other-weights", "no-weights", "no-tokenizer", "broken-description", "later-format"),
+        *("no-data", "no-metrics", "broken-metrics", "damaged-checkpoint"),
+    ):
+        shutil.copytree(folder / "gpt", folder / name)
+    weights = (folder / "gpt" / "model.safetensors").read_bytes()
+    (folder / "broken-weights" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    shutil.copy(folder / "bert" / "model.safetensors", folder / "other-weights")
+    (folder / "no-weights" / "model.safetensors").unlink()
+    (folder / "no-tokenizer" / "tokenizer.json").unlink()
+    (folder / "broken-description" / "scratchlm.json").write_text("{")
+    description = json.loads((folder / "gpt" / "scratchlm.json").read_text())
+    (folder / "later-format" / "scratchlm.json").write_text(json.dumps({**description, "format": 99}))
+    shutil.rmtree(folder / "no-data" / "data")
+    (folder / "no-metrics" / "metrics.jsonl").unlink()
+    (folder / "broken-metrics" / "metrics.jsonl").write_text('{"step": \n{"step": 2, "loss": 1}\n')
+    (checkpoint,) = (folder / "damaged-checkpoint" / "checkpoints").iterdir()
+    (checkpoint / "optimizer.safetensors").write_bytes(b"nothing")
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, int]:
+    """Every file and folder with its size; a lock's coming and going is no writing."""
+    return {str(path.relative_to(folder)): path.stat().st_size if path.is_file() else -1 for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("line", "words"), TABLE, ids=[line for line, _ in TABLE])
+def test_a_mistake_gets_one_line_and_leaves_nothing(
+    line: str, words: str, command: Command, mistakes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mistakes)
+    before = _contents(mistakes)
+    outcome = command(*shlex.split(line))
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.endswith("\n")
+    (told,) = outcome.err.splitlines()
+    assert told.startswith("error: ")
+    assert [word for word in words.split("|") if word not in told] == [], told
+    assert _contents(mistakes) == before
+
+
+def test_the_table_is_long_and_covers_every_command() -> None:
+    assert len(TABLE) >= 40
+    assert {line.split()[0] for line, _ in TABLE} >= COMMANDS
+
+
+def test_a_damaged_checkpoint_is_told_before_a_step_is_taken(command: Command, mistakes: Path) -> None:
+    outcome = command("train", "tinygpt", "--out", str(mistakes / "damaged-checkpoint"), "--resume")
+    assert outcome.status == 2
+    told = outcome.err.splitlines()[-1]
+    assert told.startswith("error: ")
+    assert "optimizer.safetensors is damaged" in told
+    assert "delete the folder" in told
+    assert "step " not in outcome.err.replace("step-", "")
+
+
+def test_memory_that_does_not_suffice_is_a_mistake_like_any_other(command: Command, tmp_path: Path) -> None:
+    outcome = command("train", "tinygpt", "--out", str(tmp_path / "new"), "--set", "width=4194304")
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: there is not enough memory; lower width")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outside_a_clone_the_benchmarks_are_told_to_be_absent(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("scratchlm.cli.bench.__file__", str(tmp_path / "a" / "b" / "c" / "d" / "bench.py"))
+    outcome = command("bench", "train-tinygpt")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == (
+        "error: the benchmarks are not installed with the package; run this inside a clone of the project\n"
+    )
