@@ -33,6 +33,8 @@ from scratchlm.training.settings import split_settings
 SAMPLE_BYTES = 16_000_000
 """Of a larger text only so much is tokenised for an estimate; sizes are scaled up."""
 STEPS = 3
+LONGEST_STEP = 2.0
+"""Seconds: where a whole step would take longer, it is judged by steps of fewer rows."""
 PROCESS_BYTES = 100e6
 """What Python and PyTorch take beyond the present, once they work (allocators, thread stacks, logs)."""
 
@@ -193,7 +195,7 @@ def _activation_bytes(plan: Plan, device: torch.device) -> float:
     """What one row leaves behind for the backward pass, measured on two passes of different size."""
     found = []
     model = new_model(plan).to(device).train()
-    few = max(1, -(-64 // plan.model.context))  # enough tokens for the operations that a real batch uses
+    few = _few_rows(plan)
     for rows in (few, 2 * few):
         kept: dict[int, int] = {}
 
@@ -210,17 +212,36 @@ def _activation_bytes(plan: Plan, device: torch.device) -> float:
     return max(0.0, (found[1] - found[0]) / few)
 
 
+def _few_rows(plan: Plan) -> int:
+    """Enough tokens for the operations that a real batch uses, and no more."""
+    return max(1, -(-64 // plan.model.context))
+
+
 def _step_seconds(plan: Plan, device: torch.device, rows: int) -> float:
-    """The median time of a few real steps of ``rows`` rows (and the accumulation asked for)."""
-    settings = plan.train.to_dict() | {"batch_size": rows}
+    """The time of a step of ``rows`` rows (and the accumulation asked for), from a few real ones."""
+    accumulation, few = plan.train.accumulation, _few_rows(plan)
+    if rows > 3 * few:
+        # A step costs something whatever its rows (the optimizer), and something for each of them.
+        one, two = (_timed(plan, device, number * few, accumulation=1, steps=1) for number in (1, 2))
+        each = max(two - one, 0.0) / few
+        whole = one + each * (rows * accumulation - few)
+        if whole > LONGEST_STEP:
+            return whole
+    return _timed(plan, device, rows, accumulation, STEPS)
+
+
+def _timed(plan: Plan, device: torch.device, rows: int, accumulation: int, steps: int) -> float:
+    """The median time of ``steps`` steps after one that sets up memory and threads."""
+    settings = plan.train.to_dict() | {"batch_size": rows, "accumulation": accumulation}
     trainer = Trainer(new_model(plan), plan.task, TrainConfig(**settings), None, World(device), Reporter(quiet=True))
     taken = []
-    for number in range(-1, STEPS):
+    for _ in range(1 + steps):
         began = time.perf_counter()
         trainer.step()
-        if number >= 0:  # the first step sets up memory and threads
-            taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
 
 
 def _validation_seconds(plan: Plan, step_seconds: float, scale: float) -> float:
