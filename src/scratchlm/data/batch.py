@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -36,16 +37,16 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on ``device``."""
-        moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = None if value is None else value.to(device, non_blocking=True)
-        return Batch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def slice(self, start: int, end: int) -> Batch:
         """Rows ``start`` to ``end`` alone, as views."""
+        return self._each(lambda tensor: tensor[start:end])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A batch of the changed tensors; what is absent stays so."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if value is None else value[start:end] for name, value in parts.items()})
+        return replace(self, **{name: change(tensor) for name, tensor in parts.items() if tensor is not None})
 
     @property
     def rows(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from tokenizers import Tokenizer as Backend  # type: ignore[import-untyped]
+from tokenizers import Tokenizer as Backend
 
 
 class Pieces:

@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer as Backend
 
 from scratchlm.errors import UserError
 from scratchlm.tokenizers.decoding import Pieces, StreamDecoder
 from scratchlm.tokenizers.segments import SegmentEncoder, safe_cut
 from scratchlm.tokenizers.unknown import unknown_character, unknown_word
-from tokenizers import Tokenizer as Backend  # type: ignore[import-untyped]
 
 Kind = Literal["char", "word", "bpe", "wordpiece"]
 Unknown = Literal["error", "token"]

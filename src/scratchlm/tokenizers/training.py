@@ -7,11 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 import numpy as np
-
-from scratchlm.errors import UserError
-from scratchlm.tokenizers.segments import WHITE_SPACE
-from scratchlm.tokenizers.tokenizer import ROLES, Kind, Tokenizer, Unknown
-from tokenizers import (  # type: ignore[import-untyped]
+from tokenizers import (
     AddedToken,
     Regex,
     decoders,
@@ -21,6 +17,10 @@ from tokenizers import (  # type: ignore[import-untyped]
     trainers,
 )
 from tokenizers import Tokenizer as Backend
+
+from scratchlm.errors import UserError
+from scratchlm.tokenizers.segments import WHITE_SPACE
+from scratchlm.tokenizers.tokenizer import ROLES, Kind, Tokenizer, Unknown
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DEFAULT_VOCAB_SIZE = 8192
