@@ -187,14 +187,15 @@ class Trainer:
     def step(self, stop: _Stop | None = None) -> tuple[float, bool]:
         """One optimizer step; returns the gradient's norm and whether any process was asked to stop."""
         config, place = self.config, self.place
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         whole = config.batch_size * config.accumulation
         generator = torch.Generator().manual_seed(_mix(config.seed, self.state.step, 0))
         batch = self.task.batch(whole, generator)
         # Every process draws the whole step's rows and knows its count of labels without asking the others.
         labels = max(1, batch.label_count())
         self.tokens = batch.ids.numel()
-        torch.manual_seed(_mix(config.seed, self.state.step, 1 + place.rank))
+        _seed(_mix(config.seed, self.state.step, 1 + place.rank), place.device)
         set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
         total = torch.zeros((), device=place.device)
         for index in range(config.accumulation):
@@ -330,6 +331,19 @@ def _mix(seed: int, step: int, stream: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
     return (value ^ (value >> 31)) >> 1
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """What ``torch.manual_seed`` does for the two generators that a step draws from.
+
+    It alone costs half a millisecond: it also notes, with a stack trace, what to do for devices that are not in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> Any:
