@@ -107,8 +107,8 @@ def _packed_size(outputs: int, inputs: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def _panels_size(rows: int, width: int) -> int:
-    return call("panels_size", rows, width)
+def _kept_size(kind: str, rows: int, width: int) -> int:
+    return call(f"kept_{kind}_size", rows, width)
 
 
 def _pack_space(x: Tensor, *shapes: tuple[int, int]) -> Tensor:
@@ -116,9 +116,14 @@ def _pack_space(x: Tensor, *shapes: tuple[int, int]) -> Tensor:
     return x.new_empty(sum(_packed_size(outputs, inputs) for outputs, inputs in shapes))
 
 
-def _panels(x: Tensor, width: int, wanted: bool) -> Tensor | None:
+def _kept_input(x: Tensor, width: int, wanted: bool) -> Tensor | None:
     """Room for a product's input, ``width`` wide, kept for the weight's gradient; None where nobody asks for it."""
-    return x.new_empty(_panels_size(_rows(x), width)) if wanted else None
+    return x.new_empty(_kept_size("input", _rows(x), width)) if wanted else None
+
+
+def _kept_gradient(x: Tensor, width: int, wanted: bool) -> Tensor | None:
+    """Room for the gradient of a product's result, ``width`` wide, in the order that the weight's gradient needs."""
+    return x.new_empty(_kept_size("gradient", _rows(x), width)) if wanted else None
 
 
 def _wanted(wanted: bool, like: Tensor) -> Tensor | None:
@@ -141,7 +146,7 @@ class _NormLinear(torch.autograd.Function):
     ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
-        kept, statistics = _panels(x, inputs, keep and ctx.needs_input_grad[3]), x.new_empty(rows, 2)
+        kept, statistics = _kept_input(x, inputs, keep and ctx.needs_input_grad[3]), x.new_empty(rows, 2)
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
             *("norm_linear_forward", rows, inputs, outputs, x, norm_weight, norm_bias, float(eps), center),
@@ -164,7 +169,8 @@ class _NormLinear(torch.autograd.Function):
         call(
             *("norm_linear_backward", rows, inputs, outputs, x, norm_weight, ctx.center, weight, kept, statistics),
             *(grad.contiguous(), dx, dnorm_weight, dnorm_bias, dweight, dbias),
-            *(_pack_space(x, (inputs, outputs)), x.new_empty(chunks(rows), 2 * inputs + outputs)),
+            *(_kept_gradient(x, outputs, needs[3]), _pack_space(x, (inputs, outputs))),
+            x.new_empty(chunks(rows), 2 * inputs + outputs),
         )
         return dx, dnorm_weight, dnorm_bias, dweight, dbias, None, None, None
 
@@ -178,7 +184,7 @@ class _LinearDropoutAdd(torch.autograd.Function):
         residual = None if residual is None else residual.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
         ctx.p, ctx.seed = float(p), draw_seed(p)
-        kept = _panels(x, inputs, keep and ctx.needs_input_grad[1])
+        kept = _kept_input(x, inputs, keep and ctx.needs_input_grad[1])
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
             *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y, kept),
@@ -211,7 +217,8 @@ class _LinearDropoutAdd(torch.autograd.Function):
                 dweight,
                 dbias,
             ),
-            *(torch.empty_like(grad), _pack_space(grad, (inputs, outputs)), grad.new_empty(chunks(rows), outputs)),
+            *(_kept_gradient(grad, outputs, needs[1]), _pack_space(grad, (inputs, outputs))),
+            grad.new_empty(chunks(rows), outputs),
         )
         return dx, dweight, dbias, grad if needs[3] else None, None, None
 
@@ -237,7 +244,7 @@ class _GeluMlp(torch.autograd.Function):
         ctx.p, ctx.seed, ctx.center = float(p), draw_seed(p), center
         needs = ctx.needs_input_grad
         y, statistics = torch.empty_like(x), x.new_empty(rows, 2)
-        kept1, kept2 = _panels(x, width, keep and needs[3]), _panels(x, inner, keep and needs[5])
+        kept1, kept2 = _kept_input(x, width, keep and needs[3]), _kept_input(x, inner, keep and needs[5])
         slope = x.new_empty(rows, inner) if keep else None
         call(
             *("mlp_forward", rows, width, inner, x, norm_weight, norm_bias, float(eps), center),
@@ -262,7 +269,8 @@ class _GeluMlp(torch.autograd.Function):
         call(
             *("mlp_backward", rows, width, inner, x, norm_weight, ctx.center, up, down, ctx.p, ctx.seed),
             *(kept1, statistics, kept2, slope, grad, dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias),
-            *(torch.empty_like(grad), torch.empty_like(slope), _pack_space(x, (inner, width), (width, inner))),
+            *(_kept_gradient(x, width, needs[5]), _kept_gradient(x, inner, needs[3])),
+            _pack_space(x, (inner, width), (width, inner)),
             x.new_empty(chunks(rows), 3 * width + inner),
         )
         return dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias, None, None, None, None

@@ -8,7 +8,7 @@
 
 #include "vector.h"
 
-#if LANES == 16
+#if defined(__AVX512F__) || defined(__aarch64__)
 #define MR 12 /* 24 of 32 registers hold results */
 #else
 #define MR 6 /* 12 of 16 */
@@ -50,6 +50,7 @@ INLINE void panel(int64_t rows, int64_t K, const float *a, int64_t ar, int64_t a
     int64_t r = 0;
     for (; r + MR <= rows; r += MR) tile(MR, K, a + r * ar, ar, ak, b, c + r * ldc, ldc, cols, add);
     for (; r + 4 <= rows; r += 4) tile(4, K, a + r * ar, ar, ak, b, c + r * ldc, ldc, cols, add);
+    for (; r + 2 <= rows; r += 2) tile(2, K, a + r * ar, ar, ak, b, c + r * ldc, ldc, cols, add);
     for (; r < rows; r++) tile(1, K, a + r * ar, ar, ak, b, c + r * ldc, ldc, cols, add);
 }
 
@@ -93,41 +94,44 @@ static __attribute__((noinline)) void multiply(int64_t rows, int64_t N, int64_t 
     }
 }
 
-/* A layer's input (T tokens x N) kept for its weight's gradient in the order in which weight_gradient reads it: blocks
- * of KC tokens, in each the panels of NR columns, in each [token][NR]. One line of padding after each panel keeps the
- * panels from falling on the same few places of the cache. */
-static int64_t panel_stride(int64_t T) { return (MIN(T, KC) + 1) * NR; }
+/* Two matrices with a row for each of T tokens, kept for the product over all tokens that a weight's gradient is, in
+ * the order in which that product reads them: blocks of KC tokens, in each the columns in groups (NR wide for the
+ * layer's input, MR wide for its output's gradient), in each [token][width]. One row of padding after each group keeps
+ * groups from falling on the same few places of the cache. */
+static int64_t group_stride(int64_t T, int width) { return (MIN(T, KC) + 1) * width; }
 
-static int64_t panels_floats(int64_t T, int64_t N) { return CEIL_DIV(T, KC) * CEIL_DIV(N, NR) * panel_stride(T); }
-
-INLINE void keep_row(float *panels, int64_t T, int64_t N, int64_t t, const float *restrict row) {
-    if (!panels) return;
-    int64_t stride = panel_stride(T);
-    float *restrict to = panels + t / KC * CEIL_DIV(N, NR) * stride + t % KC * NR;
-    for (; N >= NR; N -= NR, row += NR, to += stride) {
-        ((loose_vec *)to)[0] = ((const loose_vec *)row)[0];
-        ((loose_vec *)to)[1] = ((const loose_vec *)row)[1];
-    }
-    for (int64_t j = 0; j < N; j++) to[j] = row[j];
+static int64_t grouped_floats(int64_t T, int64_t columns, int width) {
+    return CEIL_DIV(T, KC) * CEIL_DIV(columns, width) * group_stride(T, width);
 }
 
-/* A weight's gradient, C (M x N) = A^T B with A (T x M) and B in panels, T being the many tokens. Each block of C is
- * one thread's own and sums over the tokens in order, so the result does not depend on the number of threads. To be
- * called by all threads of a team; they do not wait for one another at the end. */
+/* Put token t's row into its place. */
+INLINE void keep_row(const int width, float *groups, int64_t T, int64_t columns, int64_t t, const float *restrict row) {
+    int64_t stride = group_stride(T, width);
+    float *restrict to = groups + t / KC * CEIL_DIV(columns, width) * stride + t % KC * width;
+    for (; columns >= width; columns -= width, row += width, to += stride)
+        for (int j = 0; j < width; j++) to[j] = row[j];
+    for (int64_t j = 0; j < columns; j++) to[j] = row[j];
+}
+
+/* A weight's gradient, C (M x N) = A^T B, A (T x M) in groups of MR columns and B (T x N) in groups of NR. Each block
+ * of C is one thread's own and sums over the tokens in order, so the result does not depend on the number of threads.
+ * To be called by all threads of a team; they do not wait for one another at the end. */
 #define BLOCK_M 96
 #define BLOCK_N 128
-static void weight_gradient(int64_t M, int64_t N, int64_t T, const float *a, const float *panels, float *c) {
-    int64_t down = CEIL_DIV(M, BLOCK_M), across = CEIL_DIV(N, BLOCK_N), stride = panel_stride(T);
+static void weight_gradient(int64_t M, int64_t N, int64_t T, const float *a, const float *b, float *c) {
+    int64_t down = CEIL_DIV(M, BLOCK_M), across = CEIL_DIV(N, BLOCK_N);
     int64_t height = CEIL_DIV(CEIL_DIV(M, down), MR) * MR, width = CEIL_DIV(CEIL_DIV(N, across), NR) * NR;
+    int64_t strips = CEIL_DIV(M, MR), panels = CEIL_DIV(N, NR);
+    int64_t a_stride = group_stride(T, MR), b_stride = group_stride(T, NR);
 #pragma omp for schedule(dynamic) nowait
     for (int64_t job = 0; job < down * across; job++) {
-        int64_t m0 = job / across * height, n0 = job % across * width;
-        int64_t rows = MIN(M - m0, height), n1 = MIN(N, n0 + width);
-        if (rows <= 0) continue;
+        int64_t m0 = job / across * height, m1 = MIN(M, m0 + height);
+        int64_t n0 = job % across * width, n1 = MIN(N, n0 + width);
         for (int64_t t = 0; t < T; t += KC)
             for (int64_t n = n0; n < n1; n += NR)
-                panel(rows, MIN(T - t, KC), a + t * M + m0, 1, M, panels + (t / KC * CEIL_DIV(N, NR) + n / NR) * stride,
-                      c + m0 * N + n, N, MIN(N - n, NR), t > 0);
+                for (int64_t m = m0; m < m1; m += MR)
+                    panel(MIN(m1 - m, MR), MIN(T - t, KC), a + (t / KC * strips + m / MR) * a_stride, 1, MR,
+                          b + (t / KC * panels + n / NR) * b_stride, c + m * N + n, N, MIN(n1 - n, NR), t > 0);
     }
 }
 

@@ -148,7 +148,7 @@ static void norm_chunk(int64_t M, int64_t C, int64_t m0, int64_t rows, const flo
     for (int64_t m = m0; m < m0 + rows; m++) {
         float *row = normed + (m - m0) * C;
         norm_row(C, x + m * C, weight, bias, eps, center, row, statistics + 2 * m, statistics + 2 * m + 1);
-        keep_row(kept, M, C, m, row);
+        if (kept) keep_row(NR, kept, M, C, m, row);
     }
 }
 
@@ -175,11 +175,11 @@ void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const 
     }
 }
 
-/* partial: (ceil(M / ROWS), 2 C + N). dbias may be NULL. */
+/* dbias and dweight may be NULL. dy_kept: room for dy in groups of MR. partial: (ceil(M / ROWS), 2 C + N). */
 void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight, int64_t center,
                           const float *weight, const float *kept, const float *statistics, const float *dy,
                           float *dx, float *dnorm_weight, float *dnorm_bias, float *dweight, float *dbias,
-                          float *pack_space, float *partial, int64_t threads) {
+                          float *dy_kept, float *pack_space, float *partial, int64_t threads) {
     int64_t chunks = CEIL_DIV(M, ROWS), stride = 2 * C + N;
 #pragma omp parallel num_threads(threads)
     {
@@ -194,13 +194,14 @@ void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const
                 norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, statistics[2 * m],
                                   statistics[2 * m + 1], center, NULL, dx + m * C, sums, sums + C);
                 if (dbias) add_row(N, dy + m * N, sums + 2 * C);
+                if (dweight) keep_row(MR, dy_kept, M, N, m, dy + m * N);
             }
         }
         free(dnormed);
         sum_chunks(chunks, stride, C, partial, dnorm_weight);
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, N, partial + 2 * C, dbias);
-        if (dweight) weight_gradient(N, C, M, dy, kept, dweight);
+        if (dweight) weight_gradient(N, C, M, dy_kept, kept, dweight);
     }
 }
 
@@ -223,34 +224,38 @@ void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, con
                 float *row = product + (m - m0) * N;
                 if (bias) add_row(N, bias, row);
                 drop_row(d, m, N, N, row, residual ? residual + m * N : NULL, y + m * N);
-                keep_row(kept, M, K, m, x + m * K);
+                if (kept) keep_row(NR, kept, M, K, m, x + m * K);
             }
         }
         free(product);
     }
 }
 
-/* dmasked: (M, N) scratch. partial: (ceil(M / ROWS), N). */
+/* dbias and dweight may be NULL. dy_kept: room for the masked dy in groups of MR. partial: (ceil(M / ROWS), N). */
 void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *kept, const float *weight, float probability,
-                             int64_t seed, const float *dy, float *dx, float *dweight, float *dbias, float *dmasked,
+                             int64_t seed, const float *dy, float *dx, float *dweight, float *dbias, float *dy_kept,
                              float *pack_space, float *partial, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     int64_t chunks = CEIL_DIV(M, ROWS);
 #pragma omp parallel num_threads(threads)
     {
+        float *dmasked = scratch(ROWS * N);
         pack(weight, K, 1, K, N, pack_space);
 #pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
             int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
             float *sums = memset(partial + c * N, 0, (size_t)N * sizeof(float));
             for (int64_t m = m0; m < m0 + rows; m++) {
-                drop_row(d, m, N, N, dy + m * N, NULL, dmasked + m * N);
-                add_row(N, dmasked + m * N, sums);
+                float *row = dmasked + (m - m0) * N;
+                drop_row(d, m, N, N, dy + m * N, NULL, row);
+                add_row(N, row, sums);
+                if (dweight) keep_row(MR, dy_kept, M, N, m, row);
             }
-            multiply(rows, K, N, dmasked + m0 * N, N, pack_space, dx + m0 * K, K);
+            multiply(rows, K, N, dmasked, N, pack_space, dx + m0 * K, K);
         }
+        free(dmasked);
         sum_chunks(chunks, N, N, partial, dbias);
-        if (dweight) weight_gradient(N, K, M, dmasked, kept, dweight);
+        if (dweight) weight_gradient(N, K, M, dy_kept, kept, dweight);
     }
 }
 
@@ -280,7 +285,7 @@ void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *n
                 if (b1) add_row(F, b1, h);
 #pragma omp simd
                 for (int64_t j = 0; j < F; j++) h[j] = gelu_and_slope(h[j], &s[j]);
-                keep_row(kept2, M, F, m, h);
+                if (kept2) keep_row(NR, kept2, M, F, m, h);
             }
             multiply(rows, C, F, hidden, F, packed2, product, C);
             for (int64_t m = m0; m < m0 + rows; m++) {
@@ -292,18 +297,19 @@ void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *n
     }
 }
 
-/* dmasked (M, C) and dhidden (M, F): scratch. partial: (ceil(M / ROWS), 3 C + F). */
+/* The weights' and biases' gradients may be NULL. dy_kept and dhidden_kept: room for the gradients of both products in
+ * groups of MR. partial: (ceil(M / ROWS), 3 C + F). */
 void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, int64_t center,
                   const float *w1, const float *w2, float probability, int64_t seed, const float *kept1,
                   const float *statistics, const float *kept2, const float *slope, const float *dy, float *dx,
                   float *dnorm_weight, float *dnorm_bias, float *dw1, float *db1, float *dw2, float *db2,
-                  float *dmasked, float *dhidden, float *pack_space, float *partial, int64_t threads) {
+                  float *dy_kept, float *dhidden_kept, float *pack_space, float *partial, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     int64_t chunks = CEIL_DIV(M, ROWS), stride = 3 * C + F;
     float *packed2 = pack_space, *packed1 = pack_space + packed_floats(F, C);
 #pragma omp parallel num_threads(threads)
     {
-        float *dnormed = scratch(ROWS * C);
+        float *dnormed = scratch(ROWS * (2 * C + F)), *dmasked = dnormed + ROWS * C, *dhidden = dmasked + ROWS * C;
         pack(w2, F, 1, F, C, packed2);
         pack(w1, C, 1, C, F, packed1);
 #pragma omp for schedule(dynamic)
@@ -311,20 +317,23 @@ void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *
             int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
             float *sums = memset(partial + c * stride, 0, (size_t)stride * sizeof(float));
             for (int64_t m = m0; m < m0 + rows; m++) {
-                drop_row(d, m, C, C, dy + m * C, NULL, dmasked + m * C);
-                add_row(C, dmasked + m * C, sums + 2 * C);
+                float *row = dmasked + (m - m0) * C;
+                drop_row(d, m, C, C, dy + m * C, NULL, row);
+                add_row(C, row, sums + 2 * C);
+                if (dw2) keep_row(MR, dy_kept, M, C, m, row);
             }
-            multiply(rows, F, C, dmasked + m0 * C, C, packed2, dhidden + m0 * F, F);
+            multiply(rows, F, C, dmasked, C, packed2, dhidden, F);
             for (int64_t m = m0; m < m0 + rows; m++) {
-                float *restrict dh = dhidden + m * F, *restrict total = sums + 3 * C;
+                float *restrict dh = dhidden + (m - m0) * F, *restrict total = sums + 3 * C;
                 const float *restrict s = slope + m * F;
 #pragma omp simd
                 for (int64_t j = 0; j < F; j++) {
                     dh[j] *= s[j];
                     total[j] += dh[j];
                 }
+                if (dw1) keep_row(MR, dhidden_kept, M, F, m, dh);
             }
-            multiply(rows, C, F, dhidden + m0 * F, F, packed1, dnormed, C);
+            multiply(rows, C, F, dhidden, F, packed1, dnormed, C);
             for (int64_t m = m0; m < m0 + rows; m++)
                 norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, statistics[2 * m],
                                   statistics[2 * m + 1], center, dy + m * C, dx + m * C, sums, sums + C);
@@ -334,11 +343,12 @@ void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, C, partial + 2 * C, db2);
         sum_chunks(chunks, stride, F, partial + 3 * C, db1);
-        if (dw2) weight_gradient(C, F, M, dmasked, kept2, dw2);
-        if (dw1) weight_gradient(F, C, M, dhidden, kept1, dw1);
+        if (dw2) weight_gradient(C, F, M, dy_kept, kept2, dw2);
+        if (dw1) weight_gradient(F, C, M, dhidden_kept, kept1, dw1);
     }
 }
 /* Sizes that the caller needs to allocate scratch. */
 int64_t rows_per_chunk(void) { return ROWS; }
 int64_t packed_size(int64_t N, int64_t K) { return packed_floats(N, K); }
-int64_t panels_size(int64_t T, int64_t N) { return panels_floats(T, N); }
+int64_t kept_input_size(int64_t T, int64_t columns) { return grouped_floats(T, columns, NR); }
+int64_t kept_gradient_size(int64_t T, int64_t columns) { return grouped_floats(T, columns, MR); }
