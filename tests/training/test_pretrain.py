@@ -53,7 +53,7 @@ class Interrupting(Reporter):
 )
 def test_a_run_is_one_folder_that_opens_again(preset: str, more: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = run(out, preset, **more)
+    result = run(out, preset, "rumi-life" if preset == "modern" else None, **more)
     assert result.fit.stopped == "finished"
     names = {path.name for path in out.iterdir()}
     assert names >= {
@@ -153,7 +153,7 @@ def test_a_run_goes_on_with_another_way_of_logging(tmp_path: Path) -> None:
 def test_a_run_does_not_go_on_as_another_preset_or_on_another_text(tmp_path: Path) -> None:
     run(tmp_path / "run", reporter=Interrupting(3, io.StringIO()))
     with pytest.raises(UserError, match="was begun with the preset 'tinygpt', not 'modern'"):
-        run(tmp_path / "run", "modern", resume=True)
+        run(tmp_path / "run", "modern", "rumi", resume=True)
     with pytest.raises(UserError, match="was begun on the data 'rumi', not 'rumi-life'"):
         run(tmp_path / "run", "tinygpt", "rumi-life", resume=True)
 

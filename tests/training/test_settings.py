@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scratchlm.errors import UserError
-from scratchlm.models import model_preset
+from scratchlm.models import PRESETS, model_preset
 from scratchlm.training import RECIPES, TrainConfig, recipe
 from scratchlm.training.settings import parse_assignments, read_settings, split_settings
 
@@ -133,13 +133,14 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
         read_settings(tmp_path)
 
 
-def test_every_preset_has_a_recipe_and_its_corpus() -> None:
-    assert {name: found.default_data for name, found in RECIPES.items() if name != "shakespeare"} == {
-        "tinybert": "rumi-life",
-        "tinygpt": "rumi",
-        "transformer": "dates",
-        "modern": RECIPES["modern"].default_data,
-    }
+def test_every_preset_has_a_recipe_and_the_tutorials_models_their_texts() -> None:
+    corpora = {name: found.corpus for name, found in RECIPES.items()}
+    assert corpora.keys() == PRESETS.keys()
+    assert corpora["tinybert"] == "rumi-life"
+    assert corpora["tinygpt"] == "rumi"
+    assert corpora["transformer"] == "dates"
+    with pytest.raises(UserError, match="no text of its own; name one with --data"):
+        RECIPES["shakespeare"].data(None)
     for name in RECIPES:
         assert model_preset(name, 48).vocab_size == 48
 
