@@ -12,19 +12,19 @@ from typing import Any
 from rich.console import Console
 
 from scratchlm import api
-from scratchlm.data import corpus_text
 from scratchlm.errors import UserError
 from scratchlm.evaluation.report import comparison_table
 
-PRESETS = ("tinybert", "tinygpt")
+ROWS = 16
+"""Rows in a batch: half the recipes', so that all is done in a minute or so. Both models still learn their texts."""
 SENTENCES = (
     "Rumi was [MASK] on 30 September 1207, most",
     "his father died in 1231, Rumi [MASK] a",
     "Muslims, Christians and Jews [MASK] together behind his",
 )
 """Eight words each, a window of TinyBERT, from its text."""
-PROMPT, NEW_TOKENS = "Jalāl ", 400
-"""What the tutorial's section 4.4.1 asks its model."""
+LOOKED_AT = {"tinybert": SENTENCES[0], "tinygpt": "Jalāl al-Dīn"}
+"""For each preset the text whose attention is drawn."""
 
 
 @dataclass
@@ -33,8 +33,7 @@ class Demo:
 
     out: Path
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """For each preset what ``scratchlm eval`` says of it, and its ``fills``."""
-    fills: list[tuple[str, list[list[tuple[str, float]]]]] = field(default_factory=list)
+    """For each preset what ``scratchlm eval`` says of it, and what it did: ``sample`` and ``fills``."""
     figures: list[Path] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -53,17 +52,18 @@ def run_demo(out: Path) -> Demo:
     began = time.perf_counter()
     demo = Demo(out)
     _make_room(out)
-    for preset in PRESETS:
-        model = api.train(preset, out=out / preset)
+    for preset, looked_at in LOOKED_AT.items():
+        model = api.train(preset, out=out / preset, batch_size=ROWS)
         if model.fit is not None and model.fit.stopped == "interrupted":
             raise KeyboardInterrupt
         _note("measuring, on every window ...")
         demo.results[preset] = model.evaluate()
         if preset == "tinybert":
-            demo.fills = [(text, model.fill(text, top_k=3)) for text in SENTENCES]
+            demo.results[preset]["fills"] = [
+                {"text": text, "candidates": dict(model.fill(text, top_k=3)[0])} for text in SENTENCES
+            ]
         _note("drawing ...")
-        window = SENTENCES[0] if preset == "tinybert" else corpus_text("rumi").strip()[:32]
-        demo.figures += api.plot(model.run.path, out / "figures" / preset, text=window)
+        demo.figures += api.plot(model.run.path, out / "figures" / preset, text=looked_at)
         demo.figures += api.plot(preset, out / "figures", vocab_size=model.tokenizer.vocab_size)
     demo.seconds = time.perf_counter() - began
     return demo
@@ -78,9 +78,9 @@ def show_demo(demo: Demo) -> None:
     print("\nTinyGPT writes (from 'Jalāl ', temperature 0.8):\n")
     print(demo.results["tinygpt"]["sample"].strip())
     print("\nTinyBERT fills the gaps:\n")
-    for text, gaps in demo.fills:
-        best = ", ".join(f"{token} {share:.1%}" for token, share in gaps[0])
-        print(f"  {text}\n    -> {best}")
+    for fill in demo.results["tinybert"]["fills"]:
+        best = ", ".join(f"{token} {share:.1%}" for token, share in fill["candidates"].items())
+        print(f"  {fill['text']}\n    -> {best}")
     print(f"\n{len(demo.figures)} figures in {demo.out / 'figures'}; the runs: {demo.out / 'tinybert'}, ", end="")
     print(f"{demo.out / 'tinygpt'}\nIt took {demo.seconds:.0f} seconds. Go on with:\n")
     print(f'  scratchlm generate {demo.out / "tinygpt"} --prompt "Rumi"')
@@ -89,14 +89,12 @@ def show_demo(demo: Demo) -> None:
 
 def _make_room(out: Path) -> None:
     """Remove an earlier demo's runs, and nothing else."""
-    for preset in PRESETS:
-        folder = out / preset
-        if not folder.exists():
-            continue
-        if folder.is_dir() and (folder / "scratchlm.json").exists():
-            shutil.rmtree(folder)
-        elif not folder.is_dir() or any(folder.iterdir()):
+    folders = [out / preset for preset in LOOKED_AT if (out / preset).exists()]
+    for folder in folders:
+        if not (folder / "scratchlm.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} holds something that is no run of an earlier demo; choose another folder: --out")
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
 def _note(text: str) -> None:

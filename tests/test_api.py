@@ -1,0 +1,63 @@
+"""The Python API: train, load, and what a model can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import scratchlm
+
+SMALL = {"layers": 1, "width": 16, "heads": 2, "batch_size": 4, "steps": 6}
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> scratchlm.LanguageModel:
+    return scratchlm.train("tinygpt", "rumi", tmp_path_factory.mktemp("api") / "run", quiet=True, **SMALL)
+
+
+def test_a_loaded_model_does_what_the_trained_one_does(decoder: scratchlm.LanguageModel) -> None:
+    loaded = scratchlm.load(decoder.run.path)
+    assert loaded.fit is None
+    assert loaded.evaluate() == decoder.evaluate()
+    options = {"max_new_tokens": 50, "seed": 3, "top_p": 0.9}
+    assert [t.text for t in loaded.generate("Rumi", **options)] == [t.text for t in decoder.generate("Rumi", **options)]
+
+
+def test_generate_hands_its_dials_on(decoder: scratchlm.LanguageModel) -> None:
+    greedy = {decoder.generate("Rumi", greedy=True, seed=seed)[0].text for seed in range(3)}
+    cold = {decoder.generate("Rumi", temperature=0.0, seed=seed)[0].text for seed in range(3)}
+    single = {decoder.generate("Rumi", top_k=1, seed=seed)[0].text for seed in range(3)}
+    drawn = {decoder.generate("Rumi", seed=seed)[0].text for seed in range(3)}
+    assert greedy == cold == single
+    assert len(drawn) == 3
+
+
+def test_settings_are_checked_as_on_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(scratchlm.UserError, match="did you mean 'steps'"):
+        scratchlm.train("tinygpt", "rumi", tmp_path / "run", stepz=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_of_another_text_leaves_the_run_as_it_is(decoder: scratchlm.LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Rumi was a mystic", encoding="utf-8")
+    before = sorted(path.name for path in decoder.run.path.rglob("*"))
+    assert decoder.evaluate(tmp_path / "text.txt")["tokens"] == 16
+    assert sorted(path.name for path in decoder.run.path.rglob("*")) == before
+
+
+def test_the_curves_show_the_floor_of_a_decoder_that_holds_nothing_out(
+    decoder: scratchlm.LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scratchlm import api
+
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(api, "plot_curves", lambda *_, **options: seen.update(options))
+    api.plot(decoder.run.path, tmp_path)
+    assert seen["floor"] == pytest.approx(0.0346, abs=1e-4)
+
+
+def test_the_package_has_no_other_names() -> None:
+    assert set(dir(scratchlm)) == {"LanguageModel", "UserError", "__version__", "load", "train"}
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        scratchlm.lode  # noqa: B018
