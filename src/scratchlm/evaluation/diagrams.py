@@ -190,9 +190,8 @@ def draw_attention_head(config: ModelConfig, path: str | Path) -> Path:
     """Draw one attention head of ``config`` step by step, with its matrices for five words, and return the path.
 
     The numbers are a real head's: random weights (seeded) of the config's sizes, so that a query's fit to a key has a
-    variance of the head's size before the scaling and of one after it (norms and rotations of Q and K are drawn, but left
-    out of the numbers). The sequence is the decoder's where the config
-    has one (with the causal mask), and the encoder's otherwise.
+    variance of the head's size before the scaling and of one after it. Norms and rotations of Q and K are drawn, but
+    left out of the numbers. The head is the decoder's, with the causal mask, unless the config is an encoder.
     """
     causal = config.architecture != "encoder"
     words = ("Rumi", "was", "a", "Persian", "poet")
