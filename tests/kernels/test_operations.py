@@ -47,7 +47,15 @@ def textbook_attention(qkv: Tensor, heads: int, kv_heads: int, causal: bool) -> 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(
     ("rows", "length", "heads", "kv_heads", "size"),
-    [(2, 64, 4, 4, 32), (3, 37, 2, 2, 5), (1, 1, 3, 1, 8), (2, 129, 6, 2, 24), (1, 257, 2, 1, 16), (2, 8, 4, 1, 33)],
+    [
+        (2, 64, 4, 4, 32),
+        (3, 37, 2, 2, 5),
+        (1, 1, 3, 1, 8),
+        (2, 129, 6, 2, 24),
+        (1, 256, 2, 1, 16),
+        (1, 300, 2, 1, 16),
+        (2, 8, 4, 1, 33),
+    ],
 )
 def test_attention_is_the_textbooks(rows: int, length: int, heads: int, kv_heads: int, size: int, causal: bool) -> None:
     (qkv,) = tensors((rows, length, (heads + 2 * kv_heads) * size))

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from scratchlm.kernels.build import call, draw_seed, suits
 from scratchlm.kernels.pointwise import check_probability, needs_grad, node
 
-LONGEST = 256
-"""Beyond this many tokens PyTorch's own attention is as fast, and it stores no T x T weights."""
+LONGEST, LONGEST_KEPT = 1024, 256
+"""From about 1,000 tokens on PyTorch's own attention is as fast. It also keeps no T x T weights for its backward pass
+(unless there is dropout), so in training without dropout ours, which does, ends earlier."""
 
 
 def attention(
@@ -34,9 +35,11 @@ def attention(
         raise ValueError(f"qkv of shape {tuple(qkv.shape)} does not hold {heads} query and {kv_heads} key/value heads")
     head_size = qkv.shape[-1] // (heads + 2 * kv_heads)
     factor = head_size**-0.5 if scale is None else scale
-    if qkv.shape[1] > LONGEST or not suits(qkv):
+    learning = needs_grad(qkv)
+    longest = LONGEST_KEPT if learning and dropout == 0 else LONGEST
+    if qkv.shape[1] > longest or not suits(qkv):
         return _plain(qkv, heads, kv_heads, head_size, causal, dropout, factor)
-    if not needs_grad(qkv):
+    if not learning:
         return _forward(qkv.contiguous(), heads, kv_heads, head_size, causal, factor, dropout, draw_seed(dropout), None)
     return node(_Attention, qkv, heads, kv_heads, head_size, causal, factor, dropout)
 

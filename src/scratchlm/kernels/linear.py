@@ -15,10 +15,25 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from scratchlm.kernels.build import call, draw_seed, suits
-from scratchlm.kernels.pointwise import check_probability, chunks, dropout_add, needs_grad, node, vectors
+from scratchlm.kernels.pointwise import (
+    check_probability,
+    chunks,
+    dropout_add,
+    gelu,
+    layer_norm,
+    needs_grad,
+    node,
+    rms_norm,
+    vectors,
+)
 
-FEWEST = 64
-"""With fewer rows than this, bringing the weights into the order that the native product wants does not pay."""
+FEWEST, FEWEST_IN_USE = 64, 256
+"""With fewer rows than this (with and without gradients to come), bringing the weights into the order that the native
+product wants does not pay."""
+
+LARGEST = 2**20
+"""Weights with more numbers than this stream from memory; there PyTorch's own products, with blocks of their own for
+every level of cache, are as fast or faster, and only norms, GELU and dropout are native."""
 
 
 def norm_linear(
@@ -37,8 +52,8 @@ def norm_linear(
     """
     fits = weight.shape[1:] == x.shape[-1:] and vectors(x.shape[-1], norm_weight, norm_bias)
     fits = fits and vectors(weight.shape[0], bias)
-    if not fits or _rows(x) < FEWEST or not suits(x, norm_weight, norm_bias, weight, bias):
-        return F.linear(_plain_norm(x, norm_weight, norm_bias, eps, rms), weight, bias)
+    if not fits or not _pays(x, [weight], norm_weight, norm_bias, bias):
+        return F.linear(_norm(x, norm_weight, norm_bias, eps, rms), weight, bias)
     keep = needs_grad(x, norm_weight, norm_bias, weight, bias)
     return node(_NormLinear, x, norm_weight, norm_bias, weight, bias, eps, not rms, keep)
 
@@ -56,7 +71,7 @@ def linear_dropout_add(
     check_probability(p)
     fits = weight.shape[1:] == x.shape[-1:] and vectors(weight.shape[0], bias)
     fits = fits and (residual is None or residual.shape == (*x.shape[:-1], weight.shape[0]))
-    if not fits or _rows(x) < FEWEST or not suits(x, weight, bias, residual):
+    if not fits or not _pays(x, [weight], bias, residual):
         return dropout_add(F.linear(x, weight, bias), residual, p)
     return node(_LinearDropoutAdd, x, weight, bias, residual, p, needs_grad(x, weight, bias, residual))
 
@@ -84,8 +99,8 @@ def gelu_mlp(
     check_probability(p)
     fits = up.shape[1:] == x.shape[-1:] and down.shape == (up.shape[1], up.shape[0])
     fits = fits and vectors(x.shape[-1], norm_weight, norm_bias, down_bias) and vectors(up.shape[0], up_bias)
-    if not fits or _rows(x) < FEWEST or not suits(x, norm_weight, norm_bias, up, up_bias, down, down_bias):
-        hidden = F.gelu(F.linear(_plain_norm(x, norm_weight, norm_bias, eps, rms), up, up_bias))
+    if not fits or not _pays(x, [up, down], norm_weight, norm_bias, up_bias, down_bias):
+        hidden = gelu(F.linear(_norm(x, norm_weight, norm_bias, eps, rms), up, up_bias))
         return dropout_add(F.linear(hidden, down, down_bias), x, p)
     keep = needs_grad(x, norm_weight, norm_bias, up, up_bias, down, down_bias)
     return node(_GeluMlp, x, norm_weight, norm_bias, up, up_bias, down, down_bias, p, eps, not rms, keep)
@@ -95,10 +110,15 @@ def _rows(x: Tensor) -> int:
     return x.numel() // max(x.shape[-1], 1)
 
 
-def _plain_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rms: bool) -> Tensor:
-    if rms:
-        return F.rms_norm(x, weight.shape, weight, eps)
-    return F.layer_norm(x, weight.shape, weight, bias, eps)
+def _pays(x: Tensor, weights: list[Tensor], *others: Tensor | None) -> bool:
+    """Whether the fused operation takes these tensors and is worth its preparation."""
+    if _rows(x) < (FEWEST if needs_grad(x, *weights, *others) else FEWEST_IN_USE):
+        return False
+    return all(weight.numel() <= LARGEST for weight in weights) and suits(x, *weights, *others)
+
+
+def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rms: bool) -> Tensor:
+    return rms_norm(x, weight, eps) if rms else layer_norm(x, weight, bias, eps)
 
 
 @lru_cache(maxsize=256)

@@ -66,7 +66,7 @@ def gelu(x: Tensor) -> Tensor:
     if not suits(x):
         return F.gelu(x)
     if not needs_grad(x):
-        return _gelu(x.contiguous(), None)
+        return _gelu(x.contiguous())
     return node(_Gelu, x)
 
 
@@ -75,17 +75,20 @@ class _Gelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x)
-        return _gelu(x, None)
+        return _gelu(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _gelu(ctx.saved_tensors[0], grad.contiguous())
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        call("gelu_backward", x.numel(), x, grad.contiguous(), dx)
+        return dx
 
 
-def _gelu(x: Tensor, grad: Tensor | None) -> Tensor:
+def _gelu(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
-    call("gelu_elements", x.numel(), x, grad, out)
+    call("gelu_forward", x.numel(), x, out)
     return out
 
 

@@ -72,12 +72,20 @@ void dropout_rows(int64_t M, int64_t C, const float *x, const float *residual, f
     for (int64_t m = 0; m < M; m++) drop_row(d, m, C, C, x + m * C, residual ? residual + m * C : NULL, out + m * C);
 }
 
-/* Without dout: out = gelu(x). With it: out = dout * gelu'(x). */
-void gelu_elements(int64_t n, const float *x, const float *dout, float *out, int64_t threads) {
+void gelu_forward(int64_t n, const float *restrict x, float *restrict out, int64_t threads) {
 #pragma omp parallel for simd schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i++) {
-        float slope, value = gelu_and_slope(x[i], &slope);
-        out[i] = dout ? dout[i] * slope : value;
+        float slope;
+        out[i] = gelu_and_slope(x[i], &slope);
+    }
+}
+
+void gelu_backward(int64_t n, const float *restrict x, const float *restrict dy, float *restrict dx, int64_t threads) {
+#pragma omp parallel for simd schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < n; i++) {
+        float slope;
+        gelu_and_slope(x[i], &slope);
+        dx[i] = dy[i] * slope;
     }
 }
 
