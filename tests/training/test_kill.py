@@ -48,7 +48,7 @@ def test_runs_killed_at_twenty_random_moments_resume_to_the_same_bits(tmp_path: 
 
 
 @pytest.mark.slow
-def test_runs_killed_at_any_disk_operation_resume_to_the_same_bits(tmp_path: Path) -> None:
-    result = killed_runs(tmp_path, "disk", "0")
+def test_runs_killed_at_a_third_of_all_disk_operations_resume_to_the_same_bits(tmp_path: Path) -> None:
+    result = killed_runs(tmp_path, "disk", "50")
     assert result["differing"] == []
-    assert result["killed"] == result["moments"] > 200
+    assert result["killed"] == result["moments"] == 100
