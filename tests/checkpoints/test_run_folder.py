@@ -63,10 +63,24 @@ def test_what_is_saved_comes_back(tied: bool, tmp_path: Path) -> None:
     assert "head.weight" in checkpoint.model_tensors() or tied
 
 
-def test_a_new_checkpoint_takes_the_place_of_older_ones(tmp_path: Path) -> None:
+def test_a_new_checkpoint_appears_whole_and_takes_the_place_of_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = begun(tmp_path / "run")
+    rename, folder = os.rename, tmp_path / "run" / "checkpoints"
+    seen: list[list[str]] = []
+
+    def watched(old: Path, new: Path) -> None:
+        latest = run.latest_checkpoint()
+        assert latest is not None
+        assert latest.step == 5
+        seen.append(sorted(path.name for path in Path(old).iterdir()))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", watched)
     run.save_checkpoint(7, model(2), {}, {})
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000007"]
+    assert seen == [["model.safetensors", "optimizer.safetensors", "state.json"]]
+    assert [path.name for path in folder.iterdir()] == ["step-00000007"]
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint_and_is_cleared_away(tmp_path: Path) -> None:

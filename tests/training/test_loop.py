@@ -162,6 +162,19 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
     assert not all(np.array_equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_each_step_draws_another_dropout_mask(
+    dropout: float, tmp_path: Path, tiny_model: Make, tiny_task: Make, tiny_config: Make
+) -> None:
+    task = tiny_task()
+    always = task.batch(8, torch.Generator().manual_seed(0))
+    task.batch = lambda _rows, _generator: always
+    still = tiny_config(steps=4, learning_rate=1e-12, log_every=1)  # the weights stay, so only the masks differ
+    fit(tiny_model(dropout=dropout), task, still, started(tmp_path / "run"))
+    losses = {round(record["loss"], 4) for record in records(tmp_path / "run")}
+    assert len(losses) == (4 if dropout else 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_saves_and_the_run_resumes_to_the_same_bits(
     number: signal.Signals, tmp_path: Path, tiny_model: Make, tiny_task: Make, tiny_config: Make
