@@ -77,7 +77,7 @@ def test_eval_measures_another_text(command: Command, runs: Path, tmp_path: Path
     found = command("eval", str(runs / "gpt"), "--data", str(tmp_path / "other.txt"), "--json").json
     assert (found["measured_on"], found["tokens"]) == ("text", 16)
     table = command("eval", str(runs / "gpt"), "--data", str(tmp_path / "other.txt")).out
-    assert "other.txt" in table
+    assert "other.txt" in "".join(table.split())  # a long path is wrapped
     assert "floor" in table
 
 
