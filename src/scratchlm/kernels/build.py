@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -60,6 +61,7 @@ class _Native:
 
 _native = _Native()
 _switch = threading.local()
+_memory = threading.local()
 
 
 def available() -> bool:
@@ -114,6 +116,26 @@ def suits(*tensors: Tensor | None) -> bool:
 def draw_seed(probability: float) -> int:
     """A seed for one dropout call from PyTorch's generator, which ``torch.manual_seed`` controls; 0 where unused."""
     return int(torch.empty((), dtype=torch.int64).random_()) if probability > 0 else 0
+
+
+@lru_cache(maxsize=1024)
+def size(name: str, *shape: int) -> int:
+    """What one of the native code's functions of shapes says (``kept_floats``, ``linear_work`` and so on)."""
+    return call(name, *shape)
+
+
+def workspace(size: int) -> Tensor:
+    """``size`` floats of memory for the length of one call; this thread's next call may get the same.
+
+    Kept from call to call up to 64 MB, because memory that is given back to the system and taken anew is cleared page
+    by page.
+    """
+    kept: Tensor | None = getattr(_memory, "space", None)
+    if kept is None or kept.numel() < size:
+        kept = torch.empty(size, dtype=torch.float32)
+        if size <= 2**24:
+            _memory.space = kept
+    return kept
 
 
 def call(name: str, *arguments: Tensor | int | float | None) -> int:

@@ -6,7 +6,6 @@ processor's cache. On plain PyTorch each is the obvious composition, which its f
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from scratchlm.kernels.build import call, draw_seed, suits
+from scratchlm.kernels.build import call, draw_seed, size, suits, workspace
 from scratchlm.kernels.pointwise import (
     check_probability,
-    chunks,
     dropout_add,
     gelu,
     layer_norm,
@@ -121,29 +119,9 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rms: bool)
     return rms_norm(x, weight, eps) if rms else layer_norm(x, weight, bias, eps)
 
 
-@lru_cache(maxsize=256)
-def _packed_size(outputs: int, inputs: int) -> int:
-    return call("packed_size", outputs, inputs)
-
-
-@lru_cache(maxsize=256)
-def _kept_size(kind: str, rows: int, width: int) -> int:
-    return call(f"kept_{kind}_size", rows, width)
-
-
-def _pack_space(x: Tensor, *shapes: tuple[int, int]) -> Tensor:
-    """Room for the packed form of weights that turn ``inputs`` into ``outputs`` numbers."""
-    return x.new_empty(sum(_packed_size(outputs, inputs) for outputs, inputs in shapes))
-
-
-def _kept_input(x: Tensor, width: int, wanted: bool) -> Tensor | None:
+def _kept(x: Tensor, width: int, wanted: bool) -> Tensor | None:
     """Room for a product's input, ``width`` wide, kept for the weight's gradient; None where nobody asks for it."""
-    return x.new_empty(_kept_size("input", _rows(x), width)) if wanted else None
-
-
-def _kept_gradient(x: Tensor, width: int, wanted: bool) -> Tensor | None:
-    """Room for the gradient of a product's result, ``width`` wide, in the order that the weight's gradient needs."""
-    return x.new_empty(_kept_size("gradient", _rows(x), width)) if wanted else None
+    return x.new_empty(size("kept_floats", _rows(x), width)) if wanted else None
 
 
 def _wanted(wanted: bool, like: Tensor) -> Tensor | None:
@@ -166,11 +144,11 @@ class _NormLinear(torch.autograd.Function):
     ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
-        kept, statistics = _kept_input(x, inputs, keep and ctx.needs_input_grad[3]), x.new_empty(rows, 2)
+        kept, statistics = _kept(x, inputs, keep and ctx.needs_input_grad[3]), x.new_empty(rows, 2)
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
             *("norm_linear_forward", rows, inputs, outputs, x, norm_weight, norm_bias, float(eps), center),
-            *(weight, bias, kept, statistics, y, _pack_space(x, (outputs, inputs))),
+            *(weight, bias, kept, statistics, y, workspace(size("linear_work", rows, inputs, outputs))),
         )
         ctx.save_for_backward(x, norm_weight, weight, kept, statistics)
         ctx.center = center
@@ -189,8 +167,7 @@ class _NormLinear(torch.autograd.Function):
         call(
             *("norm_linear_backward", rows, inputs, outputs, x, norm_weight, ctx.center, weight, kept, statistics),
             *(grad.contiguous(), dx, dnorm_weight, dnorm_bias, dweight, dbias),
-            *(_kept_gradient(x, outputs, needs[3]), _pack_space(x, (inputs, outputs))),
-            x.new_empty(chunks(rows), 2 * inputs + outputs),
+            workspace(size("linear_work", rows, inputs, outputs)),
         )
         return dx, dnorm_weight, dnorm_bias, dweight, dbias, None, None, None
 
@@ -204,11 +181,11 @@ class _LinearDropoutAdd(torch.autograd.Function):
         residual = None if residual is None else residual.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
         ctx.p, ctx.seed = float(p), draw_seed(p)
-        kept = _kept_input(x, inputs, keep and ctx.needs_input_grad[1])
+        kept = _kept(x, inputs, keep and ctx.needs_input_grad[1])
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
             *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y, kept),
-            _pack_space(x, (outputs, inputs)),
+            workspace(size("linear_work", rows, inputs, outputs)),
         )
         ctx.save_for_backward(kept, weight)
         return y
@@ -237,8 +214,7 @@ class _LinearDropoutAdd(torch.autograd.Function):
                 dweight,
                 dbias,
             ),
-            *(_kept_gradient(grad, outputs, needs[1]), _pack_space(grad, (inputs, outputs))),
-            grad.new_empty(chunks(rows), outputs),
+            workspace(size("linear_work", rows, inputs, outputs)),
         )
         return dx, dweight, dbias, grad if needs[3] else None, None, None
 
@@ -264,12 +240,12 @@ class _GeluMlp(torch.autograd.Function):
         ctx.p, ctx.seed, ctx.center = float(p), draw_seed(p), center
         needs = ctx.needs_input_grad
         y, statistics = torch.empty_like(x), x.new_empty(rows, 2)
-        kept1, kept2 = _kept_input(x, width, keep and needs[3]), _kept_input(x, inner, keep and needs[5])
+        kept1, kept2 = _kept(x, width, keep and needs[3]), _kept(x, inner, keep and needs[5])
         slope = x.new_empty(rows, inner) if keep else None
         call(
             *("mlp_forward", rows, width, inner, x, norm_weight, norm_bias, float(eps), center),
             *(up, up_bias, down, down_bias, ctx.p, ctx.seed, y, kept1, statistics, kept2, slope),
-            _pack_space(x, (inner, width), (width, inner)),
+            workspace(size("mlp_work", rows, width, inner)),
         )
         ctx.save_for_backward(x, norm_weight, up, down, kept1, statistics, kept2, slope)
         return y
@@ -289,8 +265,6 @@ class _GeluMlp(torch.autograd.Function):
         call(
             *("mlp_backward", rows, width, inner, x, norm_weight, ctx.center, up, down, ctx.p, ctx.seed),
             *(kept1, statistics, kept2, slope, grad, dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias),
-            *(_kept_gradient(x, width, needs[5]), _kept_gradient(x, inner, needs[3])),
-            _pack_space(x, (inner, width), (width, inner)),
-            x.new_empty(chunks(rows), 3 * width + inner),
+            workspace(size("mlp_work", rows, width, inner)),
         )
         return dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias, None, None, None, None

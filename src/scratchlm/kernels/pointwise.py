@@ -9,15 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from scratchlm.kernels.build import call, draw_seed, suits
-
-ROWS = 24
-"""Rows that the native code takes at a time (matmul.h); one row of partial sums is kept for each such chunk."""
-
-
-def chunks(rows: int) -> int:
-    """How many chunks of rows the native code makes."""
-    return -(-rows // ROWS)
+from scratchlm.kernels.build import call, draw_seed, size, suits, workspace
 
 
 def dropout_add(x: Tensor, residual: Tensor | None, p: float) -> Tensor:
@@ -126,10 +118,9 @@ class _Norm(torch.autograd.Function):
         rows = x.numel() // width
         dx, dweight = torch.empty_like(x), torch.empty_like(weight)
         dbias = torch.empty_like(weight) if ctx.needs_input_grad[2] else None
-        partial = x.new_empty(chunks(rows), 2 * width)
         call(
             *("norm_backward", rows, width, x, statistics, grad.contiguous(), weight, ctx.center),
-            *(dx, dweight, dbias, partial),
+            *(dx, dweight, dbias, workspace(size("norm_work", rows, width))),
         )
         return dx, dweight, dbias, None, None
 

@@ -113,20 +113,26 @@ INLINE void keep_row(const int width, float *groups, int64_t T, int64_t columns,
     for (int64_t j = 0; j < columns; j++) to[j] = row[j];
 }
 
-/* A weight's gradient, C (M x N) = A^T B, A (T x M) in groups of MR columns and B (T x N) in groups of NR. Each block
- * of C is one thread's own and sums over the tokens in order, so the result does not depend on the number of threads.
- * To be called by all threads of a team; they do not wait for one another at the end. */
-#define BLOCK_M 96
-#define BLOCK_N 128
-static void weight_gradient(int64_t M, int64_t N, int64_t T, const float *a, const float *b, float *c) {
-    int64_t down = CEIL_DIV(M, BLOCK_M), across = CEIL_DIV(N, BLOCK_N);
-    int64_t height = CEIL_DIV(CEIL_DIV(M, down), MR) * MR, width = CEIL_DIV(CEIL_DIV(N, across), NR) * NR;
-    int64_t strips = CEIL_DIV(M, MR), panels = CEIL_DIV(N, NR);
+#define LARGEST_BLOCK 256 /* columns of either side, so that a block of C and its part of A stay in the second cache */
+
+/* Into how many parts to cut `columns`: the same number for every thread, none larger than a block. */
+static int64_t share(int64_t columns, int64_t group, int64_t threads) {
+    return MIN(CEIL_DIV(columns, group), threads * CEIL_DIV(columns, threads * LARGEST_BLOCK));
+}
+
+/* A weight's gradient, C (M x N) = A^T B, A (T x M) in groups of MR columns and B (T x N) in groups of NR. The longer
+ * side of C is shared out among the threads. Each element sums over the tokens in order, wherever it is computed, so
+ * the result does not depend on the number of threads. To be called by all threads of a team; they do not wait for one
+ * another at the end. */
+static void weight_gradient(int64_t M, int64_t N, int64_t T, const float *a, const float *b, float *c, int64_t threads) {
+    int64_t strips = CEIL_DIV(M, MR), panels = CEIL_DIV(N, NR), wide = N >= M;
     int64_t a_stride = group_stride(T, MR), b_stride = group_stride(T, NR);
+    int64_t across = wide ? share(N, NR, threads) : CEIL_DIV(N, LARGEST_BLOCK);
+    int64_t down = wide ? CEIL_DIV(M, LARGEST_BLOCK) : share(M, MR, threads);
 #pragma omp for schedule(dynamic) nowait
     for (int64_t job = 0; job < down * across; job++) {
-        int64_t m0 = job / across * height, m1 = MIN(M, m0 + height);
-        int64_t n0 = job % across * width, n1 = MIN(N, n0 + width);
+        int64_t m0 = job / across * strips / down * MR, m1 = MIN(M, (job / across + 1) * strips / down * MR);
+        int64_t n0 = job % across * panels / across * NR, n1 = MIN(N, (job % across + 1) * panels / across * NR);
         for (int64_t t = 0; t < T; t += KC)
             for (int64_t n = n0; n < n1; n += NR)
                 for (int64_t m = m0; m < m1; m += MR)

@@ -97,9 +97,10 @@ void norm_forward(int64_t M, int64_t C, const float *x, const float *weight, con
         norm_row(C, x + m * C, weight, bias, eps, center, y + m * C, statistics + 2 * m, statistics + 2 * m + 1);
 }
 
-/* partial: (ceil(M / ROWS), 2 C). */
+/* dbias may be NULL. work: norm_work(M, C). */
 void norm_backward(int64_t M, int64_t C, const float *x, const float *statistics, const float *dy, const float *weight,
-                   int64_t center, float *dx, float *dweight, float *dbias, float *partial, int64_t threads) {
+                   int64_t center, float *dx, float *dweight, float *dbias, float *work, int64_t threads) {
+    float *partial = work;
     int64_t chunks = CEIL_DIV(M, ROWS);
 #pragma omp parallel num_threads(threads)
     {
@@ -150,7 +151,7 @@ void attention_backward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, i
     }
 }
 
-/* The norms of `rows` tokens from m0 on, side by side in `normed`, and kept in panels. */
+/* The norms of `rows` tokens from m0 on, side by side in `normed`, and kept. */
 static void norm_chunk(int64_t M, int64_t C, int64_t m0, int64_t rows, const float *x, const float *weight,
                        const float *bias, float eps, int64_t center, float *normed, float *kept, float *statistics) {
     for (int64_t m = m0; m < m0 + rows; m++) {
@@ -162,20 +163,21 @@ static void norm_chunk(int64_t M, int64_t C, int64_t m0, int64_t rows, const flo
 
 /* ---- norm, then a linear layer ------------------------------------------------------------------------------ */
 
-/* y = norm(x) W^T + bias, x (M, C), y (M, N). For the backward pass: kept, norm(x) in panels (NULL: not wanted), and
- * statistics. pack_space: packed_floats(N, C). */
+/* y = norm(x) W^T + bias, x (M, C), y (M, N). For the backward pass: kept, norm(x) in groups of NR (NULL: not wanted), and
+ * statistics. work: linear_work(M, C, N). */
 void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight,
                          const float *norm_bias, float eps, int64_t center, const float *weight, const float *bias,
-                         float *kept, float *statistics, float *y, float *pack_space, int64_t threads) {
+                         float *kept, float *statistics, float *y, float *work, int64_t threads) {
+    float *packed = work;
 #pragma omp parallel num_threads(threads)
     {
         float *normed = scratch(ROWS * C);
-        pack(weight, 1, C, N, C, pack_space);
+        pack(weight, 1, C, N, C, packed);
 #pragma omp for schedule(dynamic)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
             norm_chunk(M, C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, kept, statistics);
-            multiply(rows, N, C, normed, C, pack_space, y + m0 * N, N);
+            multiply(rows, N, C, normed, C, packed, y + m0 * N, N);
             if (bias)
                 for (int64_t m = m0; m < m0 + rows; m++) add_row(N, bias, y + m * N);
         }
@@ -183,21 +185,22 @@ void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const 
     }
 }
 
-/* dbias and dweight may be NULL. dy_kept: room for dy in groups of MR. partial: (ceil(M / ROWS), 2 C + N). */
+/* dbias and dweight may be NULL. work: linear_work(M, C, N). */
 void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight, int64_t center,
                           const float *weight, const float *kept, const float *statistics, const float *dy,
                           float *dx, float *dnorm_weight, float *dnorm_bias, float *dweight, float *dbias,
-                          float *dy_kept, float *pack_space, float *partial, int64_t threads) {
+                          float *work, int64_t threads) {
     int64_t chunks = CEIL_DIV(M, ROWS), stride = 2 * C + N;
+    float *packed = work, *dy_kept = packed + packed_floats(C, N), *partial = dy_kept + grouped_floats(M, N, MR);
 #pragma omp parallel num_threads(threads)
     {
         float *dnormed = scratch(ROWS * C);
-        pack(weight, C, 1, C, N, pack_space);
+        pack(weight, C, 1, C, N, packed);
 #pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
             int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
             float *sums = memset(partial + c * stride, 0, (size_t)stride * sizeof(float));
-            multiply(rows, C, N, dy + m0 * N, N, pack_space, dnormed, C);
+            multiply(rows, C, N, dy + m0 * N, N, packed, dnormed, C);
             for (int64_t m = m0; m < m0 + rows; m++) {
                 norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, statistics[2 * m],
                                   statistics[2 * m + 1], center, NULL, dx + m * C, sums, sums + C);
@@ -209,25 +212,27 @@ void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const
         sum_chunks(chunks, stride, C, partial, dnorm_weight);
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, N, partial + 2 * C, dbias);
-        if (dweight) weight_gradient(N, C, M, dy_kept, kept, dweight);
+        if (dweight) weight_gradient(N, C, M, dy_kept, kept, dweight, threads);
     }
 }
 
 /* ---- a linear layer, then dropout and the residual ---------------------------------------------------------- */
 
-/* y (M, N) = residual + dropout(x W^T + bias), x (M, K). residual and bias may be NULL. kept: x in panels, or NULL. */
+/* y (M, N) = residual + dropout(x W^T + bias), x (M, K). residual and bias may be NULL. kept: x in groups of NR, or NULL.
+ * work: linear_work(M, K, N). */
 void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, const float *weight, const float *bias,
-                            const float *residual, float probability, int64_t seed, float *y, float *kept, float *pack_space,
+                            const float *residual, float probability, int64_t seed, float *y, float *kept, float *work,
                             int64_t threads) {
     Dropout d = make_dropout(seed, probability);
+    float *packed = work;
 #pragma omp parallel num_threads(threads)
     {
         float *product = scratch(ROWS * N);
-        pack(weight, 1, K, N, K, pack_space);
+        pack(weight, 1, K, N, K, packed);
 #pragma omp for schedule(dynamic)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
-            multiply(rows, N, K, x + m0 * K, K, pack_space, product, N);
+            multiply(rows, N, K, x + m0 * K, K, packed, product, N);
             for (int64_t m = m0; m < m0 + rows; m++) {
                 float *row = product + (m - m0) * N;
                 if (bias) add_row(N, bias, row);
@@ -239,16 +244,17 @@ void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, con
     }
 }
 
-/* dbias and dweight may be NULL. dy_kept: room for the masked dy in groups of MR. partial: (ceil(M / ROWS), N). */
+/* dbias and dweight may be NULL. work: linear_work(M, K, N). */
 void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *kept, const float *weight, float probability,
-                             int64_t seed, const float *dy, float *dx, float *dweight, float *dbias, float *dy_kept,
-                             float *pack_space, float *partial, int64_t threads) {
+                             int64_t seed, const float *dy, float *dx, float *dweight, float *dbias, float *work,
+                             int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     int64_t chunks = CEIL_DIV(M, ROWS);
+    float *packed = work, *dy_kept = packed + packed_floats(K, N), *partial = dy_kept + grouped_floats(M, N, MR);
 #pragma omp parallel num_threads(threads)
     {
         float *dmasked = scratch(ROWS * N);
-        pack(weight, K, 1, K, N, pack_space);
+        pack(weight, K, 1, K, N, packed);
 #pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
             int64_t m0 = c * ROWS, rows = MIN(M - m0, ROWS);
@@ -259,25 +265,25 @@ void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *kept,
                 add_row(N, row, sums);
                 if (dweight) keep_row(MR, dy_kept, M, N, m, row);
             }
-            multiply(rows, K, N, dmasked, N, pack_space, dx + m0 * K, K);
+            multiply(rows, K, N, dmasked, N, packed, dx + m0 * K, K);
         }
         free(dmasked);
         sum_chunks(chunks, N, N, partial, dbias);
-        if (dweight) weight_gradient(N, K, M, dy_kept, kept, dweight);
+        if (dweight) weight_gradient(N, K, M, dy_kept, kept, dweight, threads);
     }
 }
 
 /* ---- the whole feed-forward sub-layer ----------------------------------------------------------------------- */
 
 /* y = x + dropout(W2 gelu(W1 norm(x) + b1) + b2); C wide outside, F inside. For the backward pass: statistics, the
- * inputs of both products in panels (kept1, kept2) and gelu's derivative (slope, M x F); NULL where not wanted.
- * pack_space: packed_floats(F, C) + packed_floats(C, F). */
+ * inputs of both products in groups of NR (kept1, kept2) and gelu's derivative (slope, M x F); NULL where not wanted.
+ * work: mlp_work(M, C, F). */
 void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, const float *norm_bias,
                  float eps, int64_t center, const float *w1, const float *b1, const float *w2, const float *b2,
                  float probability, int64_t seed, float *y, float *kept1, float *statistics, float *kept2,
-                 float *slope, float *pack_space, int64_t threads) {
+                 float *slope, float *work, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
-    float *packed1 = pack_space, *packed2 = pack_space + packed_floats(F, C);
+    float *packed1 = work, *packed2 = work + packed_floats(F, C);
 #pragma omp parallel num_threads(threads)
     {
         float *normed = scratch(ROWS * (2 * C + F) + F), *product = normed + ROWS * C, *hidden = product + ROWS * C;
@@ -305,16 +311,16 @@ void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *n
     }
 }
 
-/* The weights' and biases' gradients may be NULL. dy_kept and dhidden_kept: room for the gradients of both products in
- * groups of MR. partial: (ceil(M / ROWS), 3 C + F). */
+/* The weights' and biases' gradients may be NULL. work: mlp_work(M, C, F). */
 void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, int64_t center,
                   const float *w1, const float *w2, float probability, int64_t seed, const float *kept1,
                   const float *statistics, const float *kept2, const float *slope, const float *dy, float *dx,
                   float *dnorm_weight, float *dnorm_bias, float *dw1, float *db1, float *dw2, float *db2,
-                  float *dy_kept, float *dhidden_kept, float *pack_space, float *partial, int64_t threads) {
+                  float *work, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     int64_t chunks = CEIL_DIV(M, ROWS), stride = 3 * C + F;
-    float *packed2 = pack_space, *packed1 = pack_space + packed_floats(F, C);
+    float *packed2 = work, *packed1 = packed2 + packed_floats(F, C), *dy_kept = packed1 + packed_floats(C, F);
+    float *dhidden_kept = dy_kept + grouped_floats(M, C, MR), *partial = dhidden_kept + grouped_floats(M, F, MR);
 #pragma omp parallel num_threads(threads)
     {
         float *dnormed = scratch(ROWS * (2 * C + F)), *dmasked = dnormed + ROWS * C, *dhidden = dmasked + ROWS * C;
@@ -351,12 +357,24 @@ void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, C, partial + 2 * C, db2);
         sum_chunks(chunks, stride, F, partial + 3 * C, db1);
-        if (dw2) weight_gradient(C, F, M, dy_kept, kept2, dw2);
-        if (dw1) weight_gradient(F, C, M, dhidden_kept, kept1, dw1);
+        if (dw2) weight_gradient(C, F, M, dy_kept, kept2, dw2, threads);
+        if (dw1) weight_gradient(F, C, M, dhidden_kept, kept1, dw1, threads);
     }
 }
-/* Sizes that the caller needs to allocate scratch. */
-int64_t rows_per_chunk(void) { return ROWS; }
-int64_t packed_size(int64_t N, int64_t K) { return packed_floats(N, K); }
-int64_t kept_input_size(int64_t T, int64_t columns) { return grouped_floats(T, columns, NR); }
-int64_t kept_gradient_size(int64_t T, int64_t columns) { return grouped_floats(T, columns, MR); }
+/* ---- what the caller has to make room for, in floats --------------------------------------------------------- */
+
+/* A layer's input, kept in groups of NR for its weight's gradient. */
+int64_t kept_floats(int64_t M, int64_t columns) { return grouped_floats(M, columns, NR); }
+
+/* Working memory of the operations on one linear layer with K inputs and N outputs: the packed weight, and backward
+ * also the output's gradient in groups of MR and each chunk's sums over tokens. */
+int64_t linear_work(int64_t M, int64_t K, int64_t N) {
+    return MAX(packed_floats(K, N), packed_floats(N, K)) + grouped_floats(M, N, MR) + CEIL_DIV(M, ROWS) * (2 * K + N);
+}
+
+int64_t mlp_work(int64_t M, int64_t C, int64_t F) {
+    return packed_floats(F, C) + packed_floats(C, F) + grouped_floats(M, C, MR) + grouped_floats(M, F, MR) +
+           CEIL_DIV(M, ROWS) * (3 * C + F);
+}
+
+int64_t norm_work(int64_t M, int64_t C) { return CEIL_DIV(M, ROWS) * 2 * C; }
