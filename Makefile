@@ -14,8 +14,9 @@ help:
 	@echo "make clean     remove what was built; runs stay"
 
 .venv/bare: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) .
+	@echo "installing PyTorch and the rest into .venv: a few minutes, this once" >&2
+	@$(PYTHON) -m venv .venv
+	@$(PIP) .
 	@touch $@
 
 .venv/dev: .venv/bare
@@ -23,7 +24,7 @@ help:
 	@touch $@
 
 demo: .venv/bare
-	$(BIN)/scratchlm demo
+	@$(BIN)/scratchlm demo
 
 # Two small models share the cores better as processes than as threads.
 test: .venv/dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -83,8 +84,14 @@ def show_demo(demo: Demo) -> None:
         print(f"  {fill['text']}\n    -> {best}")
     print(f"\n{len(demo.figures)} figures in {demo.out / 'figures'}; the runs: {demo.out / 'tinybert'}, ", end="")
     print(f"{demo.out / 'tinygpt'}\nIt took {demo.seconds:.0f} seconds. Go on with:\n")
-    print(f'  scratchlm generate {demo.out / "tinygpt"} --prompt "Rumi"')
-    print("  scratchlm train tinygpt --data YOUR.txt --out runs/yours")
+    program = _program()
+    print(f'  {program} generate {demo.out / "tinygpt"} --prompt "Rumi"')
+    print(f"  {program} train tinygpt --data YOUR.txt --out runs/yours")
+
+
+def _program() -> str:
+    """What to type: the bare name where the shell finds it, else the path into the environment that runs this."""
+    return "scratchlm" if shutil.which("scratchlm") else os.path.relpath(Path(sys.executable).parent / "scratchlm")
 
 
 def _make_room(out: Path) -> None:
