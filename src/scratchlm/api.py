@@ -91,7 +91,12 @@ class LanguageModel:
         return fill(self.model, self.tokenizer, text, top_k)
 
     def evaluate(
-        self, data: str | Path | None = None, *, windows: Windows = "auto", most_tokens: int = 0
+        self,
+        data: str | Path | None = None,
+        *,
+        windows: Windows = "auto",
+        most_tokens: int = 0,
+        most_pairs: int = 0,
     ) -> dict[str, Any]:
         """Cross-entropy, perplexity, accuracy and more; see :mod:`scratchlm.evaluation.evaluate` for every key.
 
@@ -99,23 +104,25 @@ class LanguageModel:
             data: a corpus's name, a file or a folder; None for the run's own text, held-out and training part.
             windows: ``every``, ``apart``, or ``auto``.
             most_tokens: look at so many tokens of each text, from its start; 0 for all.
+            most_pairs: of an encoder-decoder, whose answers take longer: look at so many pairs; 0 for all.
 
         Raises:
             UserError: the text cannot be read, is too short, or has unknown characters.
         """
-        if most_tokens < 0:
-            raise UserError(f"most_tokens is {most_tokens}; give how many tokens to look at, or 0 for all")
+        for name, most in (("most_tokens", most_tokens), ("most_pairs", most_pairs)):
+            if most < 0:
+                raise UserError(f"{name} is {most}; give how many to look at, or 0 for all")
         if isinstance(self.model, Seq2Seq):
-            return self._evaluate_pairs(self.model, data, most_tokens)
-        most = most_tokens or None
+            return self._evaluate_pairs(self.model, data, most_pairs)
+        first = most_tokens or None
         if data is None:
             stream = open_stream(self.run.path / "data")
-            held_out = None if stream.validation is None else stream.validation[:most]
-            return evaluate_run(self.model, self.tokenizer, stream.train[:most], held_out, windows=windows)
+            held_out = None if stream.validation is None else stream.validation[:first]
+            return evaluate_run(self.model, self.tokenizer, stream.train[:first], held_out, windows=windows)
         with tempfile.TemporaryDirectory(prefix="scratchlm-") as folder:
             source = resolve_source(data)
             stream = prepare_stream(source, self.tokenizer, Path(folder), validation_fraction=0.0, context=0)
-            figures = evaluate_run(self.model, self.tokenizer, validation=stream.train[:most], windows=windows)
+            figures = evaluate_run(self.model, self.tokenizer, validation=stream.train[:first], windows=windows)
         text = figures.pop("validation")
         return figures | {"measured_on": "text", "text": text}
 

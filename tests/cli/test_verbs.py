@@ -66,7 +66,7 @@ def test_a_text_can_be_trained_on_and_the_rest_of_it_held_out(command: Command, 
     ],
 )
 def test_eval_prints_the_figures_that_apply(command: Command, runs: Path, name: str, keys: set[str]) -> None:
-    found = command("eval", str(runs / name), "--max-tokens", "100", "--json").json
+    found = command("eval", str(runs / name), "--max-tokens", "100", "--max-pairs", "5", "--json").json
     assert found.keys() >= keys
     assert found["perplexity"] == pytest.approx(math.exp(found["cross_entropy"]))
     assert ("distinct_1" in found) == (name == "gpt")
@@ -89,9 +89,10 @@ def test_eval_needs_only_the_run_even_when_its_text_is_gone(command: Command, tm
     assert command("eval", str(tmp_path / "run"), "--json").json["tokens"] > 0
 
 
-def test_eval_looks_at_as_many_tokens_as_it_is_told(command: Command, runs: Path) -> None:
+def test_eval_looks_at_as_much_as_it_is_told(command: Command, runs: Path) -> None:
     found = command("eval", str(runs / "gpt"), "--max-tokens", "65", "--json").json
     assert found["tokens"] == 64
+    assert command("eval", str(runs / "dates"), "--max-pairs", "3", "--json").json["pairs"] == 3
     assert command("eval", str(runs / "gpt"), "--windows", "apart", "--json").json["windows"] == "apart"
 
 

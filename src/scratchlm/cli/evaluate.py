@@ -30,12 +30,13 @@ def evaluate(
         WindowChoice, typer.Option(help="Start a window at every token, or set them apart; auto goes by the size.")
     ] = WindowChoice.auto,
     max_tokens: Annotated[int, typer.Option(help="Look at so many tokens of each text; 0 for all.", min=0)] = 0,
+    max_pairs: Annotated[int, typer.Option(help="The same for an encoder-decoder's pairs.", min=0)] = 0,
     json: Json = False,
 ) -> None:
     """Measure a run: cross-entropy, perplexity, accuracy, bits per character, and how varied what it writes is."""
     from scratchlm import api
 
-    figures = api.load(run).evaluate(data, windows=windows.value, most_tokens=max_tokens)
+    figures = api.load(run).evaluate(data, windows=windows.value, most_tokens=max_tokens, most_pairs=max_pairs)
     if json:
         print_json(figures)
     else:

@@ -12,7 +12,7 @@ import typer
 
 from scratchlm.cli.output import Json, print_json, show_figures
 
-FINAL_TOKENS = 200_000
+FINAL_TOKENS, FINAL_PAIRS = 200_000, 200
 """A training's last words look at so much of each text; ``scratchlm eval`` at all of it."""
 
 
@@ -75,7 +75,7 @@ def train(
     assert model.fit is not None
     if model.fit.stopped == "interrupted":
         raise typer.Exit(130)
-    figures = model.evaluate(most_tokens=FINAL_TOKENS)
+    figures = model.evaluate(most_tokens=FINAL_TOKENS, most_pairs=FINAL_PAIRS)
     if json:
         print_json({**figures, "fit": asdict(model.fit), "run": out})
     else:
