@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 import scratchlm
+from scratchlm.training import Reporter
 
 SMALL = {"layers": 1, "width": 16, "heads": 2, "batch_size": 4, "steps": 6}
 
@@ -37,6 +40,21 @@ def test_settings_are_checked_as_on_the_command_line(tmp_path: Path) -> None:
     with pytest.raises(scratchlm.UserError, match="did you mean 'steps'"):
         scratchlm.train("tinygpt", "rumi", tmp_path / "run", stepz=3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_in_a_training_stops_the_program_that_called_it_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    class Interrupting(Reporter):
+        def step(self, done: int, *_: float) -> None:
+            if done == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scratchlm.api.Reporter", Interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            scratchlm.train("tinygpt", "rumi", tmp_path / "run", quiet=True, **SMALL)
+    resumed = scratchlm.train("tinygpt", "rumi", tmp_path / "run", quiet=True, resume=True)
+    assert resumed.fit is not None
+    assert resumed.fit.steps == 6
 
 
 def test_evaluation_of_another_text_leaves_the_run_as_it_is(decoder: scratchlm.LanguageModel, tmp_path: Path) -> None:

@@ -63,21 +63,6 @@ def test_the_demo_can_be_run_again_and_replaces_only_its_own_runs(tmp_path: Path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.usefixtures("short", "undrawn")
-def test_ctrl_c_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = api.train
-
-    def stopped(*arguments: object, **options: object) -> api.LanguageModel:
-        model = train(*arguments, **options)  # type: ignore[arg-type]
-        assert model.fit is not None
-        model.fit.stopped = "interrupted"
-        return model
-
-    monkeypatch.setattr("scratchlm.demo.api.train", stopped)
-    assert run(["demo", "--out", str(tmp_path)]) == 130
-    assert not (tmp_path / "tinygpt").exists()
-
-
 @pytest.mark.slow
 def test_the_demo_reaches_the_tutorials_figures(tmp_path: Path) -> None:
     demo = run_demo(tmp_path)

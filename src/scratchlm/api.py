@@ -177,8 +177,11 @@ def train(
 
     Raises:
         UserError: anything that the user can mend, from a misspelt setting to a full disk.
+        KeyboardInterrupt: Ctrl-C (or SIGTERM) ended the training early; it has been saved and can be resumed.
     """
     result = pretrain(preset, data, out, settings=settings, resume=resume, reporter=Reporter(quiet=quiet))
+    if result.fit.stopped == "interrupted":
+        raise KeyboardInterrupt  # a program must not go on with half a model as if it were a whole one
     return LanguageModel(result.run, result.model, result.tokenizer, result.fit)
 
 

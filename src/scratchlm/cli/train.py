@@ -73,8 +73,6 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun one process speaks for all
     assert model.fit is not None
-    if model.fit.stopped == "interrupted":
-        raise typer.Exit(130)
     figures = model.evaluate(most_tokens=FINAL_TOKENS, most_pairs=FINAL_PAIRS)
     if json:
         print_json({**figures, "fit": asdict(model.fit), "run": out})
