@@ -118,6 +118,22 @@ def test_norm_linear_is_a_norm_and_a_linear_layer(rows: int, inputs: int, output
     )
 
 
+@pytest.mark.parametrize("used", ["both", "result", "residual"])
+def test_the_residual_beside_norm_linear_carries_its_gradient(used: str) -> None:
+    def outcome(y: Tensor, x: Tensor) -> Tensor:
+        return {"both": y.sum(-1) + x.square().sum(-1), "result": y.sum(-1), "residual": x.square().sum(-1)}[used]
+
+    inputs = tensors((90, 12), (12,), (12,), (9, 12), (9,))
+    if used == "residual":
+        inputs = [inputs[0], *(tensor.detach() for tensor in inputs[1:])]
+    check(
+        lambda *inputs: outcome(*kernels.norm_linear_residual(*inputs)),
+        lambda x, norm, shift, w, b: outcome(F.linear(F.layer_norm(x, (12,), norm, shift, 1e-5), w, b), x),
+        inputs,
+        1e-4,
+    )
+
+
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
 def test_linear_dropout_add_without_dropout_is_a_linear_layer_and_a_sum(rows: int, inputs: int, outputs: int) -> None:
     x, weight, bias, residual = tensors((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))

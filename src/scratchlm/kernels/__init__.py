@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from scratchlm.kernels.attention import attention
 from scratchlm.kernels.build import available, disabled, library, status
-from scratchlm.kernels.linear import gelu_mlp, linear_dropout_add, norm_linear
+from scratchlm.kernels.linear import gelu_mlp, linear_dropout_add, norm_linear, norm_linear_residual
 from scratchlm.kernels.pointwise import dropout_add, gelu, layer_norm, rms_norm
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "library",
     "linear_dropout_add",
     "norm_linear",
+    "norm_linear_residual",
     "rms_norm",
     "status",
 ]

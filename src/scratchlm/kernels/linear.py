@@ -48,12 +48,32 @@ def norm_linear(
 
     The norm is LayerNorm, or RMSNorm with ``rms`` (then without norm_bias).
     """
+    return norm_linear_residual(x, norm_weight, norm_bias, weight, bias, eps=eps, rms=rms)[0]
+
+
+def norm_linear_residual(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    eps: float = 1e-5,
+    rms: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`norm_linear`'s result, and x itself for the residual connection.
+
+    Both ways lead through one node of the autograd graph, so that their gradients meet where x's is computed and need
+    no addition of their own.
+    """
     fits = weight.shape[1:] == x.shape[-1:] and vectors(x.shape[-1], norm_weight, norm_bias)
     fits = fits and vectors(weight.shape[0], bias)
     if not fits or not _pays(x, [weight], norm_weight, norm_bias, bias):
-        return F.linear(_norm(x, norm_weight, norm_bias, eps, rms), weight, bias)
-    keep = needs_grad(x, norm_weight, norm_bias, weight, bias)
-    return node(_NormLinear, x, norm_weight, norm_bias, weight, bias, eps, not rms, keep)
+        return F.linear(_norm(x, norm_weight, norm_bias, eps, rms), weight, bias), x
+    result: tuple[Tensor, Tensor] = _NormLinear.apply(  # type: ignore[no-untyped-call]
+        x, norm_weight, norm_bias, weight, bias, eps, not rms
+    )
+    return result
 
 
 def linear_dropout_add(
@@ -71,7 +91,7 @@ def linear_dropout_add(
     fits = fits and (residual is None or residual.shape == (*x.shape[:-1], weight.shape[0]))
     if not fits or not _pays(x, [weight], bias, residual):
         return dropout_add(F.linear(x, weight, bias), residual, p)
-    return node(_LinearDropoutAdd, x, weight, bias, residual, p, needs_grad(x, weight, bias, residual))
+    return node(_LinearDropoutAdd, x, weight, bias, residual, p)
 
 
 def gelu_mlp(
@@ -119,11 +139,6 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rms: bool)
     return rms_norm(x, weight, eps) if rms else layer_norm(x, weight, bias, eps)
 
 
-def _kept(x: Tensor, width: int, wanted: bool) -> Tensor | None:
-    """Room for a product's input, ``width`` wide, kept for the weight's gradient; None where nobody asks for it."""
-    return x.new_empty(size("kept_floats", _rows(x), width)) if wanted else None
-
-
 def _wanted(wanted: bool, like: Tensor) -> Tensor | None:
     """Room for a gradient, or None where nobody asks for it."""
     return torch.empty_like(like) if wanted else None
@@ -140,83 +155,68 @@ class _NormLinear(torch.autograd.Function):
         bias: Tensor | None,
         eps: float,
         center: bool,
-        keep: bool,
-    ) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
+    ) -> tuple[Tensor, Tensor]:
+        dense, weight = x.contiguous(), weight.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
-        kept, statistics = _kept(x, inputs, keep and ctx.needs_input_grad[3]), x.new_empty(rows, 2)
-        y = x.new_empty(*x.shape[:-1], outputs)
+        y, statistics = x.new_empty(*x.shape[:-1], outputs), x.new_empty(rows, 2)
         call(
-            *("norm_linear_forward", rows, inputs, outputs, x, norm_weight, norm_bias, float(eps), center),
-            *(weight, bias, kept, statistics, y, workspace(size("linear_work", rows, inputs, outputs))),
+            *("norm_linear_forward", rows, inputs, outputs, dense, norm_weight, norm_bias, float(eps), center),
+            *(weight, bias, statistics, y, workspace(size("linear_work", rows, inputs, outputs))),
         )
-        ctx.save_for_backward(x, norm_weight, weight, kept, statistics)
+        ctx.save_for_backward(dense, norm_weight, norm_bias, weight, statistics)
         ctx.center = center
-        return y
+        ctx.set_materialize_grads(False)
+        return y, x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, weight, kept, statistics = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor | None, dresidual: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return dresidual, None, None, None, None, None, None
+        x, norm_weight, norm_bias, weight, statistics = ctx.saved_tensors
         needs = ctx.needs_input_grad
         rows, (outputs, inputs) = _rows(x), weight.shape
-        dx = torch.empty_like(x)
+        dresidual = None if dresidual is None else dresidual.contiguous()
+        dx, dweight = torch.empty_like(x), _wanted(needs[3], weight)
         dnorm_weight, dnorm_bias = _wanted(needs[1], norm_weight), _wanted(needs[2], norm_weight)
-        dweight = _wanted(needs[3], weight)
         dbias = x.new_empty(outputs) if needs[4] else None
         call(
-            *("norm_linear_backward", rows, inputs, outputs, x, norm_weight, ctx.center, weight, kept, statistics),
-            *(grad.contiguous(), dx, dnorm_weight, dnorm_bias, dweight, dbias),
+            *("norm_linear_backward", rows, inputs, outputs, x, norm_weight, norm_bias, ctx.center, weight, statistics),
+            *(grad.contiguous(), dresidual, dx, dnorm_weight, dnorm_bias, dweight, dbias),
             workspace(size("linear_work", rows, inputs, outputs)),
         )
-        return dx, dnorm_weight, dnorm_bias, dweight, dbias, None, None, None
+        return dx, dnorm_weight, dnorm_bias, dweight, dbias, None, None
 
 
 class _LinearDropoutAdd(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, p: float, keep: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, p: float) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         residual = None if residual is None else residual.contiguous()
         rows, (outputs, inputs) = _rows(x), weight.shape
         ctx.p, ctx.seed = float(p), draw_seed(p)
-        kept = _kept(x, inputs, keep and ctx.needs_input_grad[1])
         y = x.new_empty(*x.shape[:-1], outputs)
         call(
-            *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y, kept),
+            *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y),
             workspace(size("linear_work", rows, inputs, outputs)),
         )
-        ctx.save_for_backward(kept, weight)
+        ctx.save_for_backward(x, weight)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, weight = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        rows, (outputs, inputs) = _rows(grad), weight.shape
+        rows, (outputs, inputs) = _rows(x), weight.shape
         grad = grad.contiguous()
-        dx, dweight = grad.new_empty(*grad.shape[:-1], inputs), _wanted(needs[1], weight)
-        dbias = grad.new_empty(outputs) if needs[2] else None
+        dx, dweight = torch.empty_like(x), _wanted(needs[1], weight)
+        dbias = x.new_empty(outputs) if needs[2] else None
         call(
-            *(
-                "linear_dropout_backward",
-                rows,
-                inputs,
-                outputs,
-                kept,
-                weight,
-                ctx.p,
-                ctx.seed,
-                grad,
-                dx,
-                dweight,
-                dbias,
-            ),
+            *("linear_dropout_backward", rows, inputs, outputs, x, weight, ctx.p, ctx.seed, grad, dx, dweight, dbias),
             workspace(size("linear_work", rows, inputs, outputs)),
         )
-        return dx, dweight, dbias, grad if needs[3] else None, None, None
+        return dx, dweight, dbias, grad if needs[3] else None, None
 
 
 class _GeluMlp(torch.autograd.Function):
@@ -240,20 +240,20 @@ class _GeluMlp(torch.autograd.Function):
         ctx.p, ctx.seed, ctx.center = float(p), draw_seed(p), center
         needs = ctx.needs_input_grad
         y, statistics = torch.empty_like(x), x.new_empty(rows, 2)
-        kept1, kept2 = _kept(x, width, keep and needs[3]), _kept(x, inner, keep and needs[5])
+        hidden_kept = x.new_empty(size("kept_floats", rows, inner)) if keep and needs[5] else None
         slope = x.new_empty(rows, inner) if keep else None
         call(
             *("mlp_forward", rows, width, inner, x, norm_weight, norm_bias, float(eps), center),
-            *(up, up_bias, down, down_bias, ctx.p, ctx.seed, y, kept1, statistics, kept2, slope),
+            *(up, up_bias, down, down_bias, ctx.p, ctx.seed, y, statistics, hidden_kept, slope),
             workspace(size("mlp_work", rows, width, inner)),
         )
-        ctx.save_for_backward(x, norm_weight, up, down, kept1, statistics, kept2, slope)
+        ctx.save_for_backward(x, norm_weight, norm_bias, up, down, statistics, hidden_kept, slope)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, up, down, kept1, statistics, kept2, slope = ctx.saved_tensors
+        x, norm_weight, norm_bias, up, down, statistics, hidden_kept, slope = ctx.saved_tensors
         needs = ctx.needs_input_grad
         rows, (inner, width) = _rows(x), up.shape
         grad = grad.contiguous()
@@ -263,8 +263,8 @@ class _GeluMlp(torch.autograd.Function):
         dup_bias = x.new_empty(inner) if needs[4] else None
         ddown_bias = x.new_empty(width) if needs[6] else None
         call(
-            *("mlp_backward", rows, width, inner, x, norm_weight, ctx.center, up, down, ctx.p, ctx.seed),
-            *(kept1, statistics, kept2, slope, grad, dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias),
+            *("mlp_backward", rows, width, inner, x, norm_weight, norm_bias, ctx.center, up, down, ctx.p, ctx.seed),
+            *(statistics, hidden_kept, slope, grad, dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias),
             workspace(size("mlp_work", rows, width, inner)),
         )
         return dx, dnorm_weight, dnorm_bias, dup, dup_bias, ddown, ddown_bias, None, None, None, None

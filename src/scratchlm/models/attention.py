@@ -102,7 +102,7 @@ class Attention(nn.Module):
         ``memory`` (B, S, C) is the other sequence of cross-attention; ``norm`` comes before the projections, in
         pre-norm blocks.
         """
-        packed = project_in(x, norm, self.q if self.cross else self.qkv)
+        packed, x = project_in(x, norm, self.q if self.cross else self.qkv)
         attend = self._textbook if self.textbook else self._fast
         attended = attend(packed, mask, rope, cache, memory)
         return project_out(attended, self.out, x, self.residual_dropout if self.training else 0.0)

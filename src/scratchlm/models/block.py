@@ -96,6 +96,21 @@ class Stack(nn.Module):
         Raises:
             ValueError: the tokens reach beyond the model's context.
         """
+        x = self.stream(ids, positions, documents, types, cache, memory, memory_documents)
+        normed: Tensor = x if self.norm is None else self.norm(x)
+        return normed
+
+    def stream(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        types: Tensor | None = None,
+        cache: KVCache | None = None,
+        memory: Tensor | None = None,
+        memory_documents: Tensor | None = None,
+    ) -> Tensor:
+        """:meth:`hidden` before the final norm."""
         tokens = ids.shape[1]
         start = 0 if cache is None else cache.length
         if positions is None:
@@ -113,8 +128,7 @@ class Stack(nn.Module):
             x = block(x, mask, rope, cache, memory, memory_mask)
         if cache is not None:
             cache.advance(tokens)
-        normed: Tensor = x if self.norm is None else self.norm(x)
-        return normed
+        return x
 
 
 def initialise(module: nn.Module, config: ModelConfig) -> None:

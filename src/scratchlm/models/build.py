@@ -10,6 +10,7 @@ from scratchlm.models.attention import Attention, textbook
 from scratchlm.models.block import Stack, initialise
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
+from scratchlm.models.sublayer import project_in
 
 
 class _SingleStack(Stack):
@@ -32,9 +33,7 @@ class _SingleStack(Stack):
         cache: KVCache | None = None,
     ) -> Tensor:
         """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest."""
-        hidden = self.hidden(ids, positions=positions, documents=documents, types=types, cache=cache)
-        logits: Tensor = self.head(hidden)
-        return logits
+        return project_in(self.stream(ids, positions, documents, types, cache), self.norm, self.head)[0]
 
     def forward_batch(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) for a batch."""

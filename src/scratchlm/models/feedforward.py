@@ -30,4 +30,5 @@ class FeedForward(nn.Module):
             fused = gelu_feed_forward(x, norm, self.up, self.down, dropout)
             if fused is not None:
                 return fused
-        return project_out(activate(project_in(x, norm, self.up), self.activation), self.down, x, dropout)
+        inner, x = project_in(x, norm, self.up)
+        return project_out(activate(inner, self.activation), self.down, x, dropout)

@@ -10,14 +10,17 @@ from scratchlm import kernels
 from scratchlm.models.layers import LayerNorm, RMSNorm
 
 
-def project_in(x: Tensor, norm: nn.Module | None, linear: nn.Module) -> Tensor:
-    """``linear(norm(x))``, or ``linear(x)`` without a norm. (..., C) -> (..., N)."""
+def project_in(x: Tensor, norm: nn.Module | None, linear: nn.Module) -> tuple[Tensor, Tensor]:
+    """``linear(norm(x))``, or ``linear(x)`` without a norm, (..., C) -> (..., N); and x for the residual connection.
+
+    Taking x from here rather than from the argument spares the backward pass an addition.
+    """
     if norm is not None and type(linear) is nn.Linear and isinstance(norm, LayerNorm | RMSNorm):
         bias = norm.bias if isinstance(norm, LayerNorm) else None
         rms = isinstance(norm, RMSNorm)
-        return kernels.norm_linear(x, norm.weight, bias, linear.weight, linear.bias, eps=norm.eps, rms=rms)
+        return kernels.norm_linear_residual(x, norm.weight, bias, linear.weight, linear.bias, eps=norm.eps, rms=rms)
     projected: Tensor = linear(x if norm is None else norm(x))
-    return projected
+    return projected, x
 
 
 def project_out(x: Tensor, linear: nn.Module, residual: Tensor, dropout: float) -> Tensor:

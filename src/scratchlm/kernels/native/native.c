@@ -17,6 +17,16 @@ static void sum_chunks(int64_t chunks, int64_t stride, int64_t columns, const fl
     }
 }
 
+INLINE void apply_norm(int64_t C, const float *restrict x, const float *weight, const float *bias, float mean,
+                       float rstd, float *restrict y) {
+    if (bias)
+#pragma omp simd
+        for (int64_t j = 0; j < C; j++) y[j] = (x[j] - mean) * rstd * weight[j] + bias[j];
+    else
+#pragma omp simd
+        for (int64_t j = 0; j < C; j++) y[j] = (x[j] - mean) * rstd * weight[j];
+}
+
 /* y = (x - mean) / sqrt(variance + eps) * weight + bias; `center` 0 leaves the mean alone (RMSNorm). */
 INLINE void norm_row(int64_t C, const float *restrict x, const float *weight, const float *bias, float eps, int64_t center,
                      float *restrict y, float *mean, float *rstd) {
@@ -27,15 +37,9 @@ INLINE void norm_row(int64_t C, const float *restrict x, const float *weight, co
     float m = sum / (float)C;
 #pragma omp simd reduction(+ : squares)
     for (int64_t j = 0; j < C; j++) squares += (x[j] - m) * (x[j] - m);
-    float r = 1.0f / __builtin_sqrtf(squares / (float)C + eps);
-    if (bias)
-#pragma omp simd
-        for (int64_t j = 0; j < C; j++) y[j] = (x[j] - m) * r * weight[j] + bias[j];
-    else
-#pragma omp simd
-        for (int64_t j = 0; j < C; j++) y[j] = (x[j] - m) * r * weight[j];
     *mean = m;
-    *rstd = r;
+    *rstd = 1.0f / __builtin_sqrtf(squares / (float)C + eps);
+    apply_norm(C, x, weight, bias, m, *rstd, y);
 }
 
 /* dx = the norm's gradient (+ base); dweight and dbias are added to. */
@@ -151,23 +155,20 @@ void attention_backward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, i
     }
 }
 
-/* The norms of `rows` tokens from m0 on, side by side in `normed`, and kept. */
-static void norm_chunk(int64_t M, int64_t C, int64_t m0, int64_t rows, const float *x, const float *weight,
-                       const float *bias, float eps, int64_t center, float *normed, float *kept, float *statistics) {
-    for (int64_t m = m0; m < m0 + rows; m++) {
-        float *row = normed + (m - m0) * C;
-        norm_row(C, x + m * C, weight, bias, eps, center, row, statistics + 2 * m, statistics + 2 * m + 1);
-        if (kept) keep_row(NR, kept, M, C, m, row);
-    }
+/* The norms of `rows` tokens from m0 on, side by side in `normed`. */
+static void norm_chunk(int64_t C, int64_t m0, int64_t rows, const float *x, const float *weight, const float *bias,
+                       float eps, int64_t center, float *normed, float *statistics) {
+    for (int64_t m = m0; m < m0 + rows; m++)
+        norm_row(C, x + m * C, weight, bias, eps, center, normed + (m - m0) * C, statistics + 2 * m,
+                 statistics + 2 * m + 1);
 }
 
 /* ---- norm, then a linear layer ------------------------------------------------------------------------------ */
 
-/* y = norm(x) W^T + bias, x (M, C), y (M, N). For the backward pass: kept, norm(x) in groups of NR (NULL: not wanted), and
- * statistics. work: linear_work(M, C, N). */
+/* y = norm(x) W^T + bias, x (M, C), y (M, N). work: linear_work(M, C, N). */
 void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight,
                          const float *norm_bias, float eps, int64_t center, const float *weight, const float *bias,
-                         float *kept, float *statistics, float *y, float *work, int64_t threads) {
+                         float *statistics, float *y, float *work, int64_t threads) {
     float *packed = work;
 #pragma omp parallel num_threads(threads)
     {
@@ -176,7 +177,7 @@ void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const 
 #pragma omp for schedule(dynamic)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
-            norm_chunk(M, C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, kept, statistics);
+            norm_chunk(C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, statistics);
             multiply(rows, N, C, normed, C, packed, y + m0 * N, N);
             if (bias)
                 for (int64_t m = m0; m < m0 + rows; m++) add_row(N, bias, y + m * N);
@@ -185,16 +186,18 @@ void norm_linear_forward(int64_t M, int64_t C, int64_t N, const float *x, const 
     }
 }
 
-/* dbias and dweight may be NULL. work: linear_work(M, C, N). */
-void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight, int64_t center,
-                          const float *weight, const float *kept, const float *statistics, const float *dy,
-                          float *dx, float *dnorm_weight, float *dnorm_bias, float *dweight, float *dbias,
-                          float *work, int64_t threads) {
+/* dx = the gradient through norm and layer, + dresidual where x also went on past them. The norm is computed again
+ * instead of being kept. Every gradient but dx may be NULL. work: linear_work(M, C, N). */
+void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const float *norm_weight,
+                          const float *norm_bias, int64_t center, const float *weight, const float *statistics,
+                          const float *dy, const float *dresidual, float *dx, float *dnorm_weight, float *dnorm_bias,
+                          float *dweight, float *dbias, float *work, int64_t threads) {
     int64_t chunks = CEIL_DIV(M, ROWS), stride = 2 * C + N;
-    float *packed = work, *dy_kept = packed + packed_floats(C, N), *partial = dy_kept + grouped_floats(M, N, MR);
+    float *packed = work, *dy_kept = packed + packed_floats(C, N), *normed_kept = dy_kept + grouped_floats(M, N, MR);
+    float *partial = normed_kept + grouped_floats(M, C, NR);
 #pragma omp parallel num_threads(threads)
     {
-        float *dnormed = scratch(ROWS * C);
+        float *dnormed = scratch((ROWS + 1) * C), *normed = dnormed + ROWS * C;
         pack(weight, C, 1, C, N, packed);
 #pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++) {
@@ -202,26 +205,31 @@ void norm_linear_backward(int64_t M, int64_t C, int64_t N, const float *x, const
             float *sums = memset(partial + c * stride, 0, (size_t)stride * sizeof(float));
             multiply(rows, C, N, dy + m0 * N, N, packed, dnormed, C);
             for (int64_t m = m0; m < m0 + rows; m++) {
-                norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, statistics[2 * m],
-                                  statistics[2 * m + 1], center, NULL, dx + m * C, sums, sums + C);
+                float mean = statistics[2 * m], rstd = statistics[2 * m + 1];
                 if (dbias) add_row(N, dy + m * N, sums + 2 * C);
-                if (dweight) keep_row(MR, dy_kept, M, N, m, dy + m * N);
+                if (dweight) {
+                    apply_norm(C, x + m * C, norm_weight, norm_bias, mean, rstd, normed);
+                    keep_row(NR, normed_kept, M, C, m, normed);
+                    keep_row(MR, dy_kept, M, N, m, dy + m * N);
+                }
+                norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, mean, rstd, center,
+                                  dresidual ? dresidual + m * C : NULL, dx + m * C, sums, sums + C);
             }
         }
         free(dnormed);
         sum_chunks(chunks, stride, C, partial, dnorm_weight);
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, N, partial + 2 * C, dbias);
-        if (dweight) weight_gradient(N, C, M, dy_kept, kept, dweight, threads);
+        if (dweight) weight_gradient(N, C, M, dy_kept, normed_kept, dweight, threads);
     }
 }
 
 /* ---- a linear layer, then dropout and the residual ---------------------------------------------------------- */
 
-/* y (M, N) = residual + dropout(x W^T + bias), x (M, K). residual and bias may be NULL. kept: x in groups of NR, or NULL.
+/* y (M, N) = residual + dropout(x W^T + bias), x (M, K). residual and bias may be NULL.
  * work: linear_work(M, K, N). */
 void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, const float *weight, const float *bias,
-                            const float *residual, float probability, int64_t seed, float *y, float *kept, float *work,
+                            const float *residual, float probability, int64_t seed, float *y, float *work,
                             int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     float *packed = work;
@@ -237,7 +245,6 @@ void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, con
                 float *row = product + (m - m0) * N;
                 if (bias) add_row(N, bias, row);
                 drop_row(d, m, N, N, row, residual ? residual + m * N : NULL, y + m * N);
-                if (kept) keep_row(NR, kept, M, K, m, x + m * K);
             }
         }
         free(product);
@@ -245,12 +252,13 @@ void linear_dropout_forward(int64_t M, int64_t K, int64_t N, const float *x, con
 }
 
 /* dbias and dweight may be NULL. work: linear_work(M, K, N). */
-void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *kept, const float *weight, float probability,
+void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *x, const float *weight, float probability,
                              int64_t seed, const float *dy, float *dx, float *dweight, float *dbias, float *work,
                              int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     int64_t chunks = CEIL_DIV(M, ROWS);
-    float *packed = work, *dy_kept = packed + packed_floats(K, N), *partial = dy_kept + grouped_floats(M, N, MR);
+    float *packed = work, *dy_kept = packed + packed_floats(K, N), *x_kept = dy_kept + grouped_floats(M, N, MR);
+    float *partial = x_kept + grouped_floats(M, K, NR);
 #pragma omp parallel num_threads(threads)
     {
         float *dmasked = scratch(ROWS * N);
@@ -263,24 +271,27 @@ void linear_dropout_backward(int64_t M, int64_t K, int64_t N, const float *kept,
                 float *row = dmasked + (m - m0) * N;
                 drop_row(d, m, N, N, dy + m * N, NULL, row);
                 add_row(N, row, sums);
-                if (dweight) keep_row(MR, dy_kept, M, N, m, row);
+                if (dweight) {
+                    keep_row(MR, dy_kept, M, N, m, row);
+                    keep_row(NR, x_kept, M, K, m, x + m * K);
+                }
             }
             multiply(rows, K, N, dmasked, N, packed, dx + m0 * K, K);
         }
         free(dmasked);
         sum_chunks(chunks, N, N, partial, dbias);
-        if (dweight) weight_gradient(N, K, M, dy_kept, kept, dweight, threads);
+        if (dweight) weight_gradient(N, K, M, dy_kept, x_kept, dweight, threads);
     }
 }
 
 /* ---- the whole feed-forward sub-layer ----------------------------------------------------------------------- */
 
-/* y = x + dropout(W2 gelu(W1 norm(x) + b1) + b2); C wide outside, F inside. For the backward pass: statistics, the
- * inputs of both products in groups of NR (kept1, kept2) and gelu's derivative (slope, M x F); NULL where not wanted.
+/* y = x + dropout(W2 gelu(W1 norm(x) + b1) + b2); C wide outside, F inside. For the backward pass: statistics, gelu's
+ * value in groups of NR (hidden_kept) and its derivative (slope, M x F); the last two NULL where not wanted.
  * work: mlp_work(M, C, F). */
 void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, const float *norm_bias,
                  float eps, int64_t center, const float *w1, const float *b1, const float *w2, const float *b2,
-                 float probability, int64_t seed, float *y, float *kept1, float *statistics, float *kept2,
+                 float probability, int64_t seed, float *y, float *statistics, float *hidden_kept,
                  float *slope, float *work, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     float *packed1 = work, *packed2 = work + packed_floats(F, C);
@@ -292,14 +303,14 @@ void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *n
 #pragma omp for schedule(dynamic)
         for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
             int64_t rows = MIN(M - m0, ROWS);
-            norm_chunk(M, C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, kept1, statistics);
+            norm_chunk(C, m0, rows, x, norm_weight, norm_bias, eps, center, normed, statistics);
             multiply(rows, F, C, normed, C, packed1, hidden, F);
             for (int64_t m = m0; m < m0 + rows; m++) {
                 float *restrict h = hidden + (m - m0) * F, *restrict s = slope ? slope + m * F : hidden + ROWS * F;
                 if (b1) add_row(F, b1, h);
 #pragma omp simd
                 for (int64_t j = 0; j < F; j++) h[j] = gelu_and_slope(h[j], &s[j]);
-                if (kept2) keep_row(NR, kept2, M, F, m, h);
+                if (hidden_kept) keep_row(NR, hidden_kept, M, F, m, h);
             }
             multiply(rows, C, F, hidden, F, packed2, product, C);
             for (int64_t m = m0; m < m0 + rows; m++) {
@@ -312,18 +323,21 @@ void mlp_forward(int64_t M, int64_t C, int64_t F, const float *x, const float *n
 }
 
 /* The weights' and biases' gradients may be NULL. work: mlp_work(M, C, F). */
-void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight, int64_t center,
-                  const float *w1, const float *w2, float probability, int64_t seed, const float *kept1,
-                  const float *statistics, const float *kept2, const float *slope, const float *dy, float *dx,
+void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *norm_weight,
+                  const float *norm_bias, int64_t center,
+                  const float *w1, const float *w2, float probability, int64_t seed, const float *statistics,
+                  const float *hidden_kept, const float *slope, const float *dy, float *dx,
                   float *dnorm_weight, float *dnorm_bias, float *dw1, float *db1, float *dw2, float *db2,
                   float *work, int64_t threads) {
     Dropout d = make_dropout(seed, probability);
     int64_t chunks = CEIL_DIV(M, ROWS), stride = 3 * C + F;
     float *packed2 = work, *packed1 = packed2 + packed_floats(F, C), *dy_kept = packed1 + packed_floats(C, F);
-    float *dhidden_kept = dy_kept + grouped_floats(M, C, MR), *partial = dhidden_kept + grouped_floats(M, F, MR);
+    float *dhidden_kept = dy_kept + grouped_floats(M, C, MR), *normed_kept = dhidden_kept + grouped_floats(M, F, MR);
+    float *partial = normed_kept + grouped_floats(M, C, NR);
 #pragma omp parallel num_threads(threads)
     {
-        float *dnormed = scratch(ROWS * (2 * C + F)), *dmasked = dnormed + ROWS * C, *dhidden = dmasked + ROWS * C;
+        float *dnormed = scratch(ROWS * (2 * C + F) + C), *dmasked = dnormed + ROWS * C, *dhidden = dmasked + ROWS * C;
+        float *normed = dhidden + ROWS * F;
         pack(w2, F, 1, F, C, packed2);
         pack(w1, C, 1, C, F, packed1);
 #pragma omp for schedule(dynamic)
@@ -348,33 +362,40 @@ void mlp_backward(int64_t M, int64_t C, int64_t F, const float *x, const float *
                 if (dw1) keep_row(MR, dhidden_kept, M, F, m, dh);
             }
             multiply(rows, C, F, dhidden, F, packed1, dnormed, C);
-            for (int64_t m = m0; m < m0 + rows; m++)
-                norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, statistics[2 * m],
-                                  statistics[2 * m + 1], center, dy + m * C, dx + m * C, sums, sums + C);
+            for (int64_t m = m0; m < m0 + rows; m++) {
+                float mean = statistics[2 * m], rstd = statistics[2 * m + 1];
+                if (dw1) {
+                    apply_norm(C, x + m * C, norm_weight, norm_bias, mean, rstd, normed);
+                    keep_row(NR, normed_kept, M, C, m, normed);
+                }
+                norm_row_backward(C, x + m * C, dnormed + (m - m0) * C, norm_weight, mean, rstd, center, dy + m * C,
+                                  dx + m * C, sums, sums + C);
+            }
         }
         free(dnormed);
         sum_chunks(chunks, stride, C, partial, dnorm_weight);
         sum_chunks(chunks, stride, C, partial + C, dnorm_bias);
         sum_chunks(chunks, stride, C, partial + 2 * C, db2);
         sum_chunks(chunks, stride, F, partial + 3 * C, db1);
-        if (dw2) weight_gradient(C, F, M, dy_kept, kept2, dw2, threads);
-        if (dw1) weight_gradient(F, C, M, dhidden_kept, kept1, dw1, threads);
+        if (dw2) weight_gradient(C, F, M, dy_kept, hidden_kept, dw2, threads);
+        if (dw1) weight_gradient(F, C, M, dhidden_kept, normed_kept, dw1, threads);
     }
 }
 /* ---- what the caller has to make room for, in floats --------------------------------------------------------- */
 
-/* A layer's input, kept in groups of NR for its weight's gradient. */
+/* Rows kept in groups of NR for a weight's gradient. */
 int64_t kept_floats(int64_t M, int64_t columns) { return grouped_floats(M, columns, NR); }
 
-/* Working memory of the operations on one linear layer with K inputs and N outputs: the packed weight, and backward
- * also the output's gradient in groups of MR and each chunk's sums over tokens. */
+/* Working memory of the operations on one linear layer with K inputs and N outputs: the packed weight and, backward,
+ * both factors of the weight's gradient in their groups and each chunk's sums over tokens. */
 int64_t linear_work(int64_t M, int64_t K, int64_t N) {
-    return MAX(packed_floats(K, N), packed_floats(N, K)) + grouped_floats(M, N, MR) + CEIL_DIV(M, ROWS) * (2 * K + N);
+    return MAX(packed_floats(K, N), packed_floats(N, K)) + grouped_floats(M, N, MR) + grouped_floats(M, K, NR) +
+           CEIL_DIV(M, ROWS) * (2 * K + N);
 }
 
 int64_t mlp_work(int64_t M, int64_t C, int64_t F) {
     return packed_floats(F, C) + packed_floats(C, F) + grouped_floats(M, C, MR) + grouped_floats(M, F, MR) +
-           CEIL_DIV(M, ROWS) * (3 * C + F);
+           grouped_floats(M, C, NR) + CEIL_DIV(M, ROWS) * (3 * C + F);
 }
 
 int64_t norm_work(int64_t M, int64_t C) { return CEIL_DIV(M, ROWS) * 2 * C; }
