@@ -121,7 +121,7 @@ def score_masked(
             rows, labels, places = rows[predicted], labels[predicted], places[predicted]
             hidden = model.hidden(rows.to(device))
             at_gap = hidden[torch.arange(len(rows), device=device), places.to(device)]
-            scores.add(model.head(at_gap), labels.to(device))
+            scores.add(model.logits(at_gap), labels.to(device))
     return scores
 
 

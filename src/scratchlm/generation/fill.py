@@ -41,7 +41,7 @@ def fill(model: Model, tokenizer: Tokenizer, text: str, top_k: int = 5) -> list[
     was_training = model.training
     model.eval()
     try:
-        logits = model.head(model.hidden(windows)[torch.arange(len(gaps), device=device), places]).float()
+        logits = model.logits(model.hidden(windows)[torch.arange(len(gaps), device=device), places]).float()
     finally:
         model.train(was_training)
     logits[:, sorted(tokenizer.special_ids)] = -torch.inf

@@ -1,11 +1,12 @@
 """Models: a config, and the decoder, encoder and encoder-decoder that it describes."""
 
 from scratchlm.models.attention import Attention, textbook
-from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model
+from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model, empty_model
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.loss import cross_entropy_sum
 from scratchlm.models.presets import PRESETS, model_preset
+from scratchlm.models.size import parameter_count
 
 __all__ = [
     "PRESETS",
@@ -18,6 +19,8 @@ __all__ = [
     "Seq2Seq",
     "build_model",
     "cross_entropy_sum",
+    "empty_model",
     "model_preset",
+    "parameter_count",
     "textbook",
 ]

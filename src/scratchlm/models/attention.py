@@ -36,18 +36,35 @@ class AttentionMask:
         return causal_visible(queries, keys, device)
 
 
-def causal_visible(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(1, 1, T, S): the last query sees every key, the one before it all but the last, and so on."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+def causal_visible(queries: int, keys: int, device: torch.device, window: int | None = None) -> Tensor:
+    """(1, 1, T, S): the last query sees every key, the one before it all but the last, and so on.
+
+    With a ``window`` each sees only the last so many of them, its own among them.
+    """
+    visible = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    if window is not None:
+        visible = visible.triu(keys - queries - window + 1)
+    return visible[None, None]
 
 
-def build_mask(causal: bool, queries: int, keys: int, documents: Tensor | None, device: torch.device) -> AttentionMask:
+def build_mask(
+    causal: bool,
+    queries: int,
+    keys: int,
+    documents: Tensor | None,
+    device: torch.device,
+    window: int | None = None,
+) -> AttentionMask:
     """The mask for ``queries`` new tokens that end a row of ``keys`` tokens.
 
     ``documents`` (B, S) keeps attention within each document; padding (-1) sees only itself, so that its softmax is
-    defined (nothing reads the result).
+    defined (nothing reads the result). With ``window`` (and ``causal``) a token sees at most so many, itself the last.
     """
+    if window is not None and window >= keys:
+        window = None
     if documents is None:
+        if window is not None:
+            return AttentionMask(causal, causal_visible(queries, keys, device, window))
         if queries == keys or not causal:
             return AttentionMask(causal)
         # One new token that continues a cached row may see all of it: no mask is needed.
@@ -57,7 +74,7 @@ def build_mask(causal: bool, queries: int, keys: int, documents: Tensor | None, 
     visible = visible | torch.eye(keys, dtype=torch.bool, device=device)[-queries:]
     visible = visible[:, None]
     if causal:
-        visible = visible & causal_visible(queries, keys, device)
+        visible = visible & causal_visible(queries, keys, device, window)
     return AttentionMask(causal, visible)
 
 

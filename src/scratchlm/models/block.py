@@ -69,7 +69,9 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, cross=cross) for layer in range(config.layers))
         self.norm = build_norm(config) if config.final_norm else None
         self.rope = (
-            Rotary(config.head_size, config.rope_theta, config.context) if config.positions == "rotary" else None
+            Rotary(config.head_size, config.rope_theta, config.context, config.rope_scaling)
+            if config.positions == "rotary"
+            else None
         )
 
     def hidden(
@@ -117,15 +119,19 @@ class Stack(nn.Module):
             if start + tokens > self.config.context:
                 raise ValueError(f"{start + tokens} tokens do not fit the model's context of {self.config.context}")
             positions = torch.arange(start, start + tokens, device=ids.device)
-        mask = build_mask(self.causal, tokens, start + tokens, documents, ids.device)
+        mask = windowed = build_mask(self.causal, tokens, start + tokens, documents, ids.device)
+        if self.config.sliding_window is not None:
+            window = self.config.sliding_window
+            windowed = build_mask(self.causal, tokens, start + tokens, documents, ids.device, window)
         memory_mask = None
         if memory is not None:
             seen = None if memory_documents is None else (memory_documents >= 0)[:, None, None, :]
             memory_mask = AttentionMask(False, seen)
         rope = None if self.rope is None else self.rope(positions)
         x: Tensor = self.embed(ids, positions, types)
-        for block in self.blocks:
-            x = block(x, mask, rope, cache, memory, memory_mask)
+        for layer, block in enumerate(self.blocks):
+            own = mask if layer < self.config.window_from_layer else windowed
+            x = block(x, own, rope, cache, memory, memory_mask)
         if cache is not None:
             cache.advance(tokens)
         return x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,17 +12,24 @@ from scratchlm.models.attention import Attention, textbook
 from scratchlm.models.block import Stack, initialise
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
+from scratchlm.models.heads import HeadTransform, build_head
+from scratchlm.models.layers import Embedding, Rotary
 from scratchlm.models.sublayer import project_in
 
 
 class _SingleStack(Stack):
     """What a decoder and an encoder share: one stack and a projection to the vocabulary."""
 
+    head: Any
+    """nn.Linear, or what has taken its place (an adapter); None with ``head="none"``."""
+
     def __init__(self, config: ModelConfig, *, causal: bool) -> None:
         super().__init__(config, causal=causal)
-        self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
+        self.head = build_head(config)
         if config.tied_embeddings:
             self.head.weight = self.embed.tokens.weight
+        self.head_transform = HeadTransform(config) if config.head == "mlm" else None
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
         initialise(self, config)
 
     def forward(
@@ -32,8 +41,35 @@ class _SingleStack(Stack):
         types: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest."""
+        """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest.
+
+        Raises:
+            ValueError: the model has no head; its states are at :meth:`hidden`.
+        """
+        if self.head is None or self.head_transform is not None:
+            return self.logits(self.hidden(ids, positions=positions, documents=documents, types=types, cache=cache))
         return project_in(self.stream(ids, positions, documents, types, cache), self.norm, self.head)[0]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """From the states that :meth:`hidden` gives, any of them, to the vocabulary. (..., C) -> (..., V).
+
+        Raises:
+            ValueError: the model has no head.
+        """
+        if self.head is None:
+            raise ValueError("this model has no head and gives no logits; use hidden()")
+        logits: Tensor = self.head(states if self.head_transform is None else self.head_transform(states))
+        return logits
+
+    def pooled(self, states: Tensor) -> Tensor:
+        """The pooler's reading of the first token's state. (B, T, C) -> (B, C).
+
+        Raises:
+            ValueError: the model has no pooler.
+        """
+        if self.pooler is None:
+            raise ValueError("this model has no pooler")
+        return torch.tanh(self.pooler(states[:, 0]))
 
     def forward_batch(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) for a batch."""
@@ -67,12 +103,14 @@ class Seq2Seq(nn.Module):
     With tied embeddings the encoder's, the decoder's and the output projection's matrices are one (section 3.4).
     """
 
+    head: Any
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Stack(config, causal=False)
         self.decoder = Stack(config, causal=True, cross=True)
-        self.head = nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
+        self.head = build_head(config)
         if config.tied_embeddings:
             self.decoder.embed.tokens.weight = self.encoder.embed.tokens.weight
             self.head.weight = self.encoder.embed.tokens.weight
@@ -96,8 +134,11 @@ class Seq2Seq(nn.Module):
             if source_ids is None:
                 raise ValueError("an encoder-decoder needs source_ids, or memory from encode()")
             memory = self.encode(source_ids, source_documents=source_documents)
-        hidden = self.decoder.hidden(ids, cache=cache, memory=memory, memory_documents=source_documents)
-        logits: Tensor = self.head(hidden)
+        return self.logits(self.decoder.hidden(ids, cache=cache, memory=memory, memory_documents=source_documents))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """From the decoder's states to the vocabulary. (..., C) -> (..., V)."""
+        logits: Tensor = self.head(states)
         return logits
 
     def forward_batch(self, batch: Batch) -> Tensor:
@@ -120,6 +161,20 @@ def build_model(config: ModelConfig) -> Model:
     classes: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]]
     classes = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
     return classes[config.architecture](config)
+
+
+def empty_model(config: ModelConfig) -> Model:
+    """A model in evaluation mode whose weights are yet to be set, and take no memory until then.
+
+    They lie on PyTorch's "meta" device: shapes without numbers. Set each by assignment, not by copying into it; tied
+    ones are one parameter. The tables of positions are in place, on the default device.
+    """
+    with torch.device("meta"):
+        model = build_model(config)
+    for module in model.modules():
+        if isinstance(module, Rotary | Embedding):
+            module.fill_tables()
+    return model.eval()
 
 
 def _recorded(model: nn.Module, *, cross: bool) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,6 +14,9 @@ Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "swiglu", "relu2"]
+Head = Literal["linear", "mlm", "none"]
+LARGEST_TABLE = 2**29
+"""Entries of a precomputed table of positions: 2 GiB. A context beyond it is a mistake, or an attack."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,16 @@ class ModelConfig:
     ffn_width: int | None = None
     """Inner size of the feed-forward layer; None for ``4 * width``."""
     positions: Positions = "learned"
+    position_offset: int = 0
+    """Learned positions: position p is served by row p + offset of context + offset rows (RoBERTa)."""
     rope_theta: float = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
+    """Stretched rotary positions: ``{"type": "linear", "factor": f}``, every angle divided by f, or ``{"type":
+    "llama3", "factor", "low_freq_factor", "high_freq_factor", "original_context"}``, only the slow ones."""
+    sliding_window: int | None = None
+    """Each token sees itself and the ``sliding_window - 1`` tokens before it; None for all before it."""
+    window_from_layer: int = 0
+    """Layers below this one see everything, whatever ``sliding_window`` is."""
     norm: Norm = "layernorm"
     norm_placement: NormPlacement = "pre"
     norm_eps: float = 1e-5
@@ -50,8 +63,12 @@ class ModelConfig:
     out_bias: bool = True
     """Bias on the attention's output projection."""
     ffn_bias: bool = True
+    head: Head = "linear"
+    """From states to the vocabulary: a ``linear`` layer; ``mlm``, BERT's, which transforms them first; or ``none``."""
     head_bias: bool = True
     """Bias on the final projection to the vocabulary."""
+    pooler: bool = False
+    """An encoder's layer on the first token's state (Devlin et al. 2019, the next-sentence task's)."""
     norm_bias: bool = True
     """Bias of LayerNorm; RMSNorm has none."""
     tied_embeddings: bool = False
@@ -96,6 +113,51 @@ class ModelConfig:
                 raise UserError(f"{name} is {value!r}; give a share from 0 up to, but not including, 1")
         if self.positions == "sinusoidal" and self.width % 2:
             raise UserError(f"sinusoidal positions come in sine-cosine pairs, so width must be even, not {self.width}")
+        self._check_positions()
+        if self.sliding_window is not None:
+            if not isinstance(self.sliding_window, int) or self.sliding_window < 1:
+                raise UserError(f"sliding_window is {self.sliding_window!r}; give a whole number of at least 1")
+            if self.architecture != "decoder":
+                raise UserError("sliding_window is for decoders; leave it out")
+        if self.head != "linear" and self.architecture == "seq2seq":
+            raise UserError(f"head is {self.head!r}; an encoder-decoder needs 'linear'")
+        if self.head == "mlm" and self.activation == "swiglu":
+            raise UserError("head 'mlm' has no gate, so activation cannot be 'swiglu'")
+        if self.head == "none" and self.tied_embeddings:
+            raise UserError("head is 'none', so there is nothing to tie; leave tied_embeddings out")
+        if self.pooler and self.architecture != "encoder":
+            raise UserError("pooler is for encoders; leave it out")
+
+    def _check_positions(self) -> None:
+        for name in ("position_offset", "window_from_layer"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise UserError(f"{name} is {value!r}; give a whole number of at least 0")
+        if self.position_offset and self.positions != "learned":
+            raise UserError(f"position_offset is for learned positions, not {self.positions!r}; leave it out")
+        row = {"rotary": self.head_size, "sinusoidal": self.width}.get(self.positions, 0)
+        if self.context * row > LARGEST_TABLE:
+            raise UserError(
+                f"context is {self.context}; its table of positions would take {self.context * row * 4 / 2**30:,.0f} "
+                f"GiB; give at most {LARGEST_TABLE // row}"
+            )
+        if not (isinstance(self.rope_theta, int | float) and 0 < self.rope_theta < math.inf):
+            raise UserError(f"rope_theta is {self.rope_theta!r}; give a number above 0")
+        if self.rope_scaling is None:
+            return
+        kind = self.rope_scaling.get("type") if isinstance(self.rope_scaling, dict) else None
+        if kind not in _ROPE_SCALINGS:
+            raise UserError(
+                f"rope_scaling is {self.rope_scaling!r}; its type must be one of: {', '.join(_ROPE_SCALINGS)}"
+            )
+        if set(self.rope_scaling) != {"type", *_ROPE_SCALINGS[kind]}:
+            raise UserError(f"rope_scaling {kind!r} takes {', '.join(_ROPE_SCALINGS[kind])}, not {self.rope_scaling!r}")
+        for name in _ROPE_SCALINGS[kind]:
+            value = self.rope_scaling[name]
+            if isinstance(value, bool) or not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise UserError(f"rope_scaling's {name} is {value!r}; give a number above 0")
+        if kind == "llama3" and not self.rope_scaling["low_freq_factor"] < self.rope_scaling["high_freq_factor"]:
+            raise UserError("rope_scaling's low_freq_factor must be below its high_freq_factor")
 
     @property
     def head_size(self) -> int:
@@ -138,4 +200,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "norm": get_args(Norm),
     "norm_placement": get_args(NormPlacement),
     "activation": get_args(Activation),
+    "head": get_args(Head),
+}
+_ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_context"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,25 @@ def sinusoidal_table(length: int, width: int) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
+def rotary_frequencies(head_size: int, theta: float, scaling: dict[str, Any] | None = None) -> Tensor:
+    """How far each pair of a head's coordinates turns from one position to the next, in radians. (head_size / 2,).
+
+    ``linear`` scaling (Chen et al. 2023) divides all of them by its factor. ``llama3`` (Llama 3.1's) divides those that
+    turn fewer than ``low_freq_factor`` times within the original context, keeps those that turn more than
+    ``high_freq_factor`` times, and passes from the one to the other in between, linearly in the number of turns.
+    """
+    frequencies = 1.0 / theta ** (torch.arange(0, head_size, 2).float() / head_size)
+    if scaling is None:
+        return frequencies
+    slowed = frequencies / scaling["factor"]
+    if scaling["type"] == "linear":
+        return slowed
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_context"] * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return kept * frequencies + (1.0 - kept) * slowed
+
+
 class Rotary(nn.Module):
     """Rotary positions (Su et al. 2021): each pair of a head's coordinates turns by an angle that grows with position.
 
@@ -89,9 +109,15 @@ class Rotary(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_size: int, theta: float, context: int) -> None:
+    def __init__(self, head_size: int, theta: float, context: int, scaling: dict[str, Any] | None = None) -> None:
         super().__init__()
-        frequencies = 1.0 / theta ** (torch.arange(0, head_size, 2).float() / head_size)
+        self._shape = (head_size, theta, context, scaling)
+        self.fill_tables()
+
+    def fill_tables(self) -> None:
+        """Compute the tables anew, on the default device."""
+        head_size, theta, context, scaling = self._shape
+        frequencies = rotary_frequencies(head_size, theta, scaling)
         angles = torch.arange(context).float()[:, None] * frequencies[None, :]
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
@@ -121,19 +147,24 @@ class Embedding(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, config.width)
         self.positions: nn.Embedding | None = None
         if config.positions == "learned":
-            self.positions = nn.Embedding(config.context, config.width)
-        elif config.positions == "sinusoidal":
-            self.register_buffer("table", sinusoidal_table(config.context, config.width), persistent=False)
+            self.positions = nn.Embedding(config.context + config.position_offset, config.width)
+        self.fill_tables()
         self.types = nn.Embedding(config.token_types, config.width) if config.token_types else None
         self.norm = build_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout if config.embedding_dropout else 0.0)
+
+    def fill_tables(self) -> None:
+        """Compute the fixed positions anew, on the default device."""
+        if self.config.positions == "sinusoidal":
+            self.register_buffer("table", sinusoidal_table(self.config.context, self.config.width), persistent=False)
 
     def forward(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
         x: Tensor = self.tokens(ids)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         if self.positions is not None:
-            x = x + self.positions(positions)
+            offset = self.config.position_offset
+            x = x + self.positions(positions + offset if offset else positions)
         elif self.config.positions == "sinusoidal":
             x = x + self.get_buffer("table")[positions].to(x.dtype)
         if self.types is not None:
