@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "scratchlm"
 
 ROOMS = (
     "errors",
+    "cache",
     "tokenizers",
     "data",
     "kernels",

@@ -25,6 +25,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scratchlm.cache import cache_folder
+
 SOURCE = Path(__file__).parent / "native"
 COMPILE_FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-fPIC", "-fopenmp"),
@@ -205,11 +207,9 @@ def _processor() -> str:
 
 def _cache_folders() -> Iterator[Path]:
     """Where the library may live: the user's cache, else a folder of this process's own that goes with it."""
-    chosen = os.environ.get("SCRATCHLM_CACHE")
-    if chosen:
-        yield Path(chosen)
-    elif "~" not in (home := str(Path("~/.cache").expanduser())):
-        yield Path(os.environ.get("XDG_CACHE_HOME") or home) / "scratchlm"
+    folder = cache_folder()
+    if folder is not None:
+        yield folder
     own = tempfile.mkdtemp(prefix="scratchlm-kernels-")
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     yield Path(own)
