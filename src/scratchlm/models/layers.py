@@ -88,10 +88,10 @@ def rotary_frequencies(head_size: int, theta: float, scaling: dict[str, Any] | N
     turn fewer than ``low_freq_factor`` times within the original context, keeps those that turn more than
     ``high_freq_factor`` times, and passes from the one to the other in between, linearly in the number of turns.
     """
-    frequencies = 1.0 / theta ** (torch.arange(0, head_size, 2).float() / head_size)
+    frequencies: Tensor = 1.0 / theta ** (torch.arange(0, head_size, 2).float() / head_size)
     if scaling is None:
         return frequencies
-    slowed = frequencies / scaling["factor"]
+    slowed: Tensor = frequencies / scaling["factor"]
     if scaling["type"] == "linear":
         return slowed
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
