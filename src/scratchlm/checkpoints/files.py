@@ -54,8 +54,8 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         partial.mkdir(parents=True)
         write(partial)
-        for file in partial.iterdir():
-            _sync_file(file)
+        for file in partial.rglob("*"):
+            _sync_file(file) if file.is_file() else _sync_folder(file)
         _sync_folder(partial)
         partial.rename(path)
     except BaseException:
