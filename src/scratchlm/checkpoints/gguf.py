@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from scratchlm.checkpoints.dequantise import dequantise
 from scratchlm.checkpoints.gguf_config import family_of, read_gguf_config
@@ -20,7 +21,7 @@ from scratchlm.checkpoints.gguf_container import Container, TensorInfo, read_con
 from scratchlm.checkpoints.gguf_names import Source, known_extras, source_of
 from scratchlm.checkpoints.run import model_tensors
 from scratchlm.errors import UserError
-from scratchlm.models import Model, ModelConfig, build_model
+from scratchlm.models import Decoder, Encoder, ModelConfig, Seq2Seq, empty_model
 
 
 class Raw(NamedTuple):
@@ -120,8 +121,9 @@ class GGUFFile:
     def _sources(self) -> dict[str, tuple[Source, tuple[int, ...]]]:
         """Our tensors' names -> where each comes from, and its shape; all of them checked."""
         config, family = self.config(), family_of(self.metadata)
-        with torch.device("meta"):
-            wanted = {name: tuple(tensor.shape) for name, tensor in model_tensors(build_model(config)).items()}
+        # The tables of computed positions take time and have no part in this.
+        brief = config if config.positions == "learned" else replace(config, context=1, sliding_window=None)
+        wanted = {name: tuple(tensor.shape) for name, tensor in model_tensors(empty_model(brief)).items()}
         found: dict[str, tuple[Source, tuple[int, ...]]] = {}
         used = known_extras(self.names())
         for ours, shape in wanted.items():
@@ -182,15 +184,18 @@ class GGUFFile:
         return out
 
 
-def load_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
+def load_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> Decoder | Encoder:
     """The model in a GGUF file, dequantised to ``dtype``, in evaluation mode.
 
     Raises:
         UserError: the file is missing, damaged, or holds something that is not supported; the line says what.
     """
     file = GGUFFile(path)
-    model = build_model(file.config()).to(dtype)
-    with torch.no_grad():
-        for name, parameter in model_tensors(model).items():
-            parameter.copy_(file.tensor(name, dtype))
-    return model.eval()
+    model = empty_model(file.config())
+    assert not isinstance(model, Seq2Seq)  # no family of GGUF's is one
+    for name in model_tensors(model):
+        place, _, last = name.rpartition(".")
+        setattr(model.get_submodule(place), last, nn.Parameter(file.tensor(name, dtype)))
+    if file.config().tied_embeddings:
+        model.head.weight = model.embed.tokens.weight
+    return model

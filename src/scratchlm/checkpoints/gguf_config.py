@@ -12,6 +12,7 @@ from torch import Tensor
 from scratchlm.checkpoints.gguf_names import FAMILIES, Family
 from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig
+from scratchlm.models.layers import rotary_frequencies
 
 _LONGEST_CONTEXT = 1 << 20
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -77,11 +78,11 @@ def family_of(metadata: Mapping[str, Any]) -> Family:
 
 
 def read_gguf_config(
-    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_factors: Tensor | None = None
+    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], factors: Tensor | None = None
 ) -> ModelConfig:
     """The config that the metadata and the tensors' shapes (outermost dimension first) describe.
 
-    ``rope_factors`` (head size / 2,) is the tensor rope_freqs.weight, where the file has one.
+    ``factors`` (head size / 2,) is the tensor rope_freqs.weight, where the file has one.
 
     Raises:
         UserError: an architecture or a feature that is not supported, a value that is missing or contradicts a shape.
@@ -129,7 +130,7 @@ def read_gguf_config(
     norm_key = "attention.layer_norm_rms_epsilon" if family.norm == "rmsnorm" else "attention.layer_norm_epsilon"
     fields["norm_eps"] = settings.number(norm_key)
     if family.positions == "rotary":
-        fields |= _rotary(settings, head_size, rope_factors)
+        fields |= _rotary(settings, head_size, factors)
     window = settings.get("attention.sliding_window")
     if window is not None and 0 < settings.whole("attention.sliding_window") < fields["context"]:
         fields["sliding_window"] = settings.whole("attention.sliding_window")
@@ -183,22 +184,14 @@ def _rotary(settings: _Settings, head_size: int, factors: Tensor | None) -> dict
     return fields
 
 
-def llama3_factors(scaling: Mapping[str, Any], theta: float, head_size: int) -> Tensor:
-    """(head size / 2,): what Llama 3's scaling divides each frequency by, in double precision.
-
-    Wavelengths below ``original_context / high_freq_factor`` stay, those above ``original_context / low_freq_factor``
-    are stretched by ``factor``, and between the two the frequency is interpolated.
-    """
-    frequencies = theta ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-    turns = scaling["original_context"] * frequencies / (2 * torch.pi)  # full turns within the original context
-    low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
-    smooth = ((turns - low) / (high - low)).clamp(0, 1)
-    stretched: Tensor = 1 / ((1 - smooth) / factor + smooth)
-    return stretched
+def rope_factors(config: ModelConfig) -> Tensor:
+    """(head size / 2,): what the config's scaling divides each frequency by; llama.cpp's rope_freqs.weight."""
+    plain = rotary_frequencies(config.head_size, config.rope_theta)
+    return plain / rotary_frequencies(config.head_size, config.rope_theta, config.rope_scaling)
 
 
 def llama3_scaling(factors: Tensor, theta: float) -> dict[str, Any] | None:
-    """The inverse of :func:`llama3_factors`: the settings that give these factors; None where all are 1.
+    """The inverse of :func:`rope_factors`: the Llama 3 settings that give these factors; None where all are 1.
 
     Multiplying the original context and both frequency factors by one number changes nothing, so the low one is taken
     as 1, as in every published model.
@@ -231,7 +224,8 @@ def llama3_scaling(factors: Tensor, theta: float) -> dict[str, Any] | None:
             "high_freq_factor": high,
             "original_context": original,
         }
-        made = llama3_factors(found, theta, 2 * factors.numel())
+        size = 2 * factors.numel()
+        made = rotary_frequencies(size, theta) / rotary_frequencies(size, theta, found)
         if bool((made / factors - 1).abs().max() < 1e-3):
             return found
     raise UserError("rope_freqs.weight does not follow Llama 3's scaling, the one that is supported")

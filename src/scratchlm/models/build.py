@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from scratchlm.data.batch import Batch
 from scratchlm.models.attention import Attention, textbook
@@ -13,7 +14,6 @@ from scratchlm.models.block import Stack, initialise
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.heads import HeadTransform, build_head
-from scratchlm.models.layers import Embedding, Rotary
 from scratchlm.models.sublayer import project_in
 
 
@@ -163,18 +163,29 @@ def build_model(config: ModelConfig) -> Model:
     return classes[config.architecture](config)
 
 
+class _Unset(TorchFunctionMode):
+    """Within it parameters are made on the "meta" device and left as they are; what is computed is computed.
+
+    ``torch.device("meta")`` alone would do, but initialising and computing there loads PyTorch's compiler, for seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if func in (torch.empty, torch.ones, torch.zeros):
+            kwargs = kwargs | {"device": "meta"}
+        return func(*args, **kwargs)
+
+
 def empty_model(config: ModelConfig) -> Model:
     """A model in evaluation mode whose weights are yet to be set, and take no memory until then.
 
     They lie on PyTorch's "meta" device: shapes without numbers. Set each by assignment, not by copying into it; tied
     ones are one parameter. The tables of positions are in place, on the default device.
     """
-    with torch.device("meta"):
-        model = build_model(config)
-    for module in model.modules():
-        if isinstance(module, Rotary | Embedding):
-            module.fill_tables()
-    return model.eval()
+    with _Unset():
+        return build_model(config).eval()
 
 
 def _recorded(model: nn.Module, *, cross: bool) -> list[Tensor]:
