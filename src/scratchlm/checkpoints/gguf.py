@@ -145,6 +145,14 @@ class GGUFFile:
             found["head.weight"] = found["embed.tokens.weight"]
         return found
 
+    def our_names(self) -> list[str]:
+        """The tensors that the file makes, by our names.
+
+        Raises:
+            UserError: as :meth:`pieces`.
+        """
+        return list(self._sources)
+
     def pieces(self, name: str) -> list[Piece]:
         """The row blocks that, one after the other, make our tensor ``name``, such as "blocks.0.mlp.up.weight".
 
