@@ -135,6 +135,24 @@ def find_pulled(name: str, source: Source = "auto") -> Located | None:
     return Located(kind, _weights_file(entry.folder) if kind == "gguf" else entry.folder, name, entry)
 
 
+def overview() -> list[dict[str, Any]]:
+    """The catalogue as rows for people and programs: every entry, and what of it is ``here``.
+
+    ``here`` is ``huggingface`` or ``gguf`` (the kind of what was fetched), ``damaged``, or None.
+    """
+    rows = []
+    for entry in entries().values():
+        try:
+            found = find_pulled(entry.name)
+            here: str | None = found.kind if found is not None else None
+        except UserError:
+            found, here = None, "damaged"
+        kept = {name: getattr(entry, name) for name in ("name", "kind", "size", "licence", "gated", "purpose", "hub")}
+        package = f"{entry.package.name}=={entry.package.version}" if entry.package is not None else None
+        rows.append({**kept, "package": package, "here": here, "path": str(found.path) if found is not None else None})
+    return rows
+
+
 def kind_of(path: Path) -> Kind | None:
     """What kind of model a path holds, by the names of its files; None for none."""
     if path.is_dir():

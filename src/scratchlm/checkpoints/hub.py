@@ -137,7 +137,7 @@ def _fetch(hub_id: str, commit: str, file: HubFile, path: Path, endpoint: str | 
             cache = str(hub_cache_folder())
             huggingface_hub.hf_hub_download(hub_id, file.name, revision=commit, cache_dir=cache, endpoint=endpoint)
     except HubUnreachableError as error:  # it could be reached a moment ago: half a model is no reason to take another
-        raise UserError(str(error)) from error
+        raise UserError(f"{error}; what came so far is kept") from error
     if not _is(file, path):
         _remove(path, repository_folder(hub_id))
         raise UserError(
@@ -252,8 +252,7 @@ def _unreachable(hub_id: str, error: BaseException) -> UserError:
     if getattr(getattr(error, "response", None), "status_code", None):
         return _refused(hub_id, error)
     if "timeout" in type(error).__name__.lower() or "timed out" in str(error).lower():
-        return HubUnreachableError(f"the hub did not answer in time about {hub_id}; try again, what came is kept")
+        return HubUnreachableError(f"the hub did not answer in time about {hub_id}; try again later")
     return HubUnreachableError(
-        f"the hub cannot be reached for {hub_id} ({type(error).__name__}); check the network, and try again: what "
-        "came so far is kept"
+        f"the hub cannot be reached for {hub_id} ({type(error).__name__}); check the network, and try again"
     )

