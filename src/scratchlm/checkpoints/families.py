@@ -1,7 +1,4 @@
-"""Which of our tensors is which of theirs: one declarative table for each family, read in both directions.
-
-The same form of table serves Hugging Face's names and GGUF's.
-"""
+"""Which of our tensors is which of Hugging Face's: one declarative table for each family, read in both directions."""
 
 from __future__ import annotations
 
@@ -30,8 +27,6 @@ class Entry:
     """Their matrix is (inputs, outputs), as GPT-2's ``Conv1D`` has it; ours is (outputs, inputs)."""
     bias: bool = False
     """Theirs always has a bias. Where our module has none, zeros stand for it."""
-    interleaved: tuple[int, ...] = ()
-    """Which of their pieces have the two coordinates of a rotary pair in neighbouring rows (see :func:`pair_order`)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,6 @@ class Source:
 
     names: tuple[str, ...]
     transpose: bool
-    interleaved: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class Table:
             module, _, kind = pattern.rpartition(".")
             entry, suffix = self._by_name[module], f".{kind}"
         names = tuple(name.replace("{}", layer) + suffix for name in entry.theirs)
-        return Source(names, entry.transpose and suffix == ".weight", entry.interleaved)
+        return Source(names, entry.transpose and suffix == ".weight")
 
     def always_biased(self, layers: int) -> Iterator[tuple[str, Source]]:
         """Our names of the biases that theirs always has, and where they are found."""
@@ -115,20 +109,8 @@ def row_counts(config: ModelConfig, pieces: int) -> list[int]:
     return [config.ffn_size] * pieces
 
 
-def pair_order(rows: int, head_size: int) -> Tensor:
-    """(rows,) int64: ``theirs[pair_order]`` is ours, for a projection whose rows hold each rotary pair side by side.
-
-    Ours have the pairs' first coordinates in the first half of each head, as Hugging Face's have.
-    """
-    return torch.arange(rows).view(-1, head_size // 2, 2).transpose(1, 2).reshape(-1)
-
-
-def join(pieces: list[Tensor], source: Source, head_size: int) -> Tensor:
+def join(pieces: list[Tensor], source: Source) -> Tensor:
     """Our tensor from theirs. No copy is made where there is nothing to do."""
-    pieces = [
-        piece[pair_order(piece.shape[0], head_size)] if place in source.interleaved else piece
-        for place, piece in enumerate(pieces)
-    ]
     if source.transpose:
         pieces = [piece.T.contiguous() for piece in pieces]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -137,10 +119,7 @@ def join(pieces: list[Tensor], source: Source, head_size: int) -> Tensor:
 def split(tensor: Tensor, source: Source, config: ModelConfig) -> dict[str, Tensor]:
     """Theirs from our tensor: what :func:`join` undoes."""
     count = len(source.names)
-    pieces = [tensor] if count == 1 else list(tensor.split(row_counts(config, count)))
-    for place in source.interleaved:
-        order = pair_order(pieces[place].shape[0], config.head_size)
-        pieces[place] = pieces[place][order.argsort()]
+    pieces = [tensor] if count == 1 else list(torch.split(tensor, row_counts(config, count)))
     if source.transpose:
         pieces = [piece.T.contiguous() for piece in pieces]
     return dict(zip(source.names, pieces, strict=True))

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from scratchlm.errors import UserError
 
+_METADATA = {"format": "pt"}  # which transformers asks for
+
 
 @contextmanager
 def disk_errors(what: str, cure: str) -> Iterator[None]:
@@ -67,7 +69,7 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file. A refusal by the disk stays an :class:`OSError`."""
     try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, _METADATA)
     except SafetensorError as error:
         number = _errno(str(error))
         if number is None:

@@ -19,7 +19,7 @@ from scratchlm.checkpoints.dequantise import dequantise
 from scratchlm.checkpoints.gguf_config import family_of, read_gguf_config
 from scratchlm.checkpoints.gguf_container import Container, TensorInfo, read_container
 from scratchlm.checkpoints.gguf_names import Source, known_extras, source_of
-from scratchlm.checkpoints.run import model_tensors
+from scratchlm.checkpoints.weights import model_tensors
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder, Encoder, ModelConfig, Seq2Seq, empty_model
 

@@ -3,7 +3,8 @@
 scratchlm.json                 what the run is: preset, model config, data
 settings.yaml                  how it is trained
 tokenizer.json ...             its tokenizer
-model.safetensors              the weights to use: the best by validation, or the last where nothing is held out
+model.safetensors              the weights to use: the best by validation, or the last where nothing is held out;
+                               with config.json by Hugging Face's names, where one of its families has the model
 metrics.jsonl                  one line for each logged step
 README.md                      the model card
 checkpoints/step-00000500/     where training goes on from: weights, optimizer state, counters
@@ -24,6 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from scratchlm.checkpoints.express import InexpressibleError
 from scratchlm.checkpoints.files import (
     disk_errors,
     read_tensors,
@@ -32,6 +34,8 @@ from scratchlm.checkpoints.files import (
     write_tensors,
     write_text,
 )
+from scratchlm.checkpoints.huggingface import CONFIG, config_text, run_form, tensors_from_run
+from scratchlm.checkpoints.weights import load_tensors, model_tensors
 from scratchlm.errors import UserError
 from scratchlm.models import Model, ModelConfig, build_model
 from scratchlm.tokenizers import Tokenizer
@@ -194,9 +198,18 @@ class RunFolder:
     # -- weights ------------------------------------------------------------------------------------------------------
 
     def save_weights(self, model: nn.Module) -> None:
-        """The weights that :meth:`load_model` will give."""
-        tensors = model_tensors(model)
+        """The weights that :meth:`load_model` will give, in a form that ``transformers`` opens if it has such models.
+
+        Where it has not, the weights keep our names; :func:`~scratchlm.checkpoints.export_huggingface` says why.
+        """
+        try:
+            fields, tensors = run_form(model)
+        except InexpressibleError:
+            fields, tensors = None, model_tensors(model)
         with self._writing(WEIGHTS):
+            if fields is not None and not (self.path / CONFIG).exists():
+                tokenizer = Tokenizer.load(self.path) if (self.path / "tokenizer.json").exists() else None
+                write_text(self.path / CONFIG, config_text(fields, tokenizer))
             write_atomically(self.path / WEIGHTS, lambda partial: write_tensors(partial, tensors))
 
     def load_model(self) -> tuple[Model, Tokenizer]:
@@ -222,7 +235,10 @@ class RunFolder:
         Raises:
             UserError: the file is missing or damaged, or the weights are not this model's.
         """
-        load_tensors(model, read_tensors(self.path / WEIGHTS, "train the run again"), str(self.path / WEIGHTS))
+        tensors, origin = read_tensors(self.path / WEIGHTS, "train the run again"), str(self.path / WEIGHTS)
+        if (self.path / CONFIG).exists() and model_tensors(model).keys().isdisjoint(tensors):
+            tensors = tensors_from_run(model, tensors, origin)
+        load_tensors(model, tensors, origin)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -306,33 +322,3 @@ class RunFolder:
             f"the checkpoint at step {int(checkpoints[-1].name[5:])} is intact" if checkpoints else "nothing was lost"
         )
         return disk_errors(f"{what} in {self.path}", f"{kept}; free some space, or mend the permissions, and resume")
-
-
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that make up a model, each shared one once."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters())
-    saved = model.state_dict()
-    tensors |= {name: buffer for name, buffer in model.named_buffers() if name in saved}
-    return tensors
-
-
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Copy ``tensors`` into the model in place.
-
-    Raises:
-        UserError: one is missing, superfluous or of another shape; the line names it.
-    """
-    wanted = model_tensors(model)
-    for name, tensor in wanted.items():
-        if name not in tensors:
-            raise UserError(f"{origin} lacks the tensor {name!r}; it is not this model's, train or export it again")
-        if tensors[name].shape != tensor.shape:
-            raise UserError(
-                f"{origin}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(tensor.shape)}; "
-                "the weights belong to another model"
-            )
-    extra = sorted(set(tensors) - set(wanted))
-    if extra:
-        raise UserError(f"{origin} has a tensor {extra[0]!r} that the model lacks; the weights belong to another model")
-    for name, tensor in wanted.items():
-        tensor.detach().copy_(tensors[name])

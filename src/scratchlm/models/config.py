@@ -15,8 +15,8 @@ Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "swiglu", "relu2"]
 Head = Literal["linear", "mlm", "none"]
-LARGEST_TABLE = 2**29
-"""Entries of a precomputed table of positions: 2 GiB. A context beyond it is a mistake, or an attack."""
+LARGEST_TABLE = 2**27
+"""Numbers in a table of positions: half a GiB. A context that needs more is a mistake, or an attack."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class ModelConfig:
         row = {"rotary": self.head_size, "sinusoidal": self.width}.get(self.positions, 0)
         if self.context * row > LARGEST_TABLE:
             raise UserError(
-                f"context is {self.context}; its table of positions would take {self.context * row * 4 / 2**30:,.0f} "
+                f"context is {self.context}; its table of positions would take {self.context * row * 4 / 2**30:,.1f} "
                 f"GiB; give at most {LARGEST_TABLE // row}"
             )
         if not (isinstance(self.rope_theta, int | float) and 0 < self.rope_theta < math.inf):

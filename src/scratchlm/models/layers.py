@@ -96,7 +96,7 @@ def rotary_frequencies(head_size: int, theta: float, scaling: dict[str, Any] | N
         return slowed
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_context"] * frequencies / (2 * math.pi)
-    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    kept: Tensor = ((turns - low) / (high - low)).clamp(0.0, 1.0)
     return kept * frequencies + (1.0 - kept) * slowed
 
 
