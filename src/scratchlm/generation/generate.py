@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from scratchlm.errors import UserError
-from scratchlm.generation.decode import Decoding
-from scratchlm.generation.sampling import Dice, SamplingConfig, sample
+from scratchlm.generation.backends import NativeBackend, TorchBackend, UncachedBackend
+from scratchlm.generation.engine import Engine, Request, Ticket, Token
+from scratchlm.generation.native import NativeModel
+from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.stopping import StopWatcher
+from scratchlm.generation.text import TextStream
+from scratchlm.generation.translate import translate
+from scratchlm.generation.weights import ModuleWeights, supported
 from scratchlm.models import Decoder, Encoder, Model, Seq2Seq
 
 if TYPE_CHECKING:
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 OnText = Callable[[int, str], None]
 """Called with the number of a generation (its place in the list that is returned) and new text of it, never empty."""
+MOST_ROWS = 16
+"""Sequences that :func:`generate` keeps in the cache at once; more wait for their turn."""
 
 
 @dataclass
@@ -37,53 +43,8 @@ class Generation:
     """Makes the same text again, together with the place among the samples of its prompt."""
     text: str = ""
     """Prompt and completion; of an encoder-decoder, whose prompt is the source, the completion alone."""
-
-
-class _Row:
-    """A text in the making."""
-
-    def __init__(
-        self, number: int, generation: Generation, tokenizer: Tokenizer, stops: Sequence[str], *, continues: bool
-    ) -> None:
-        self.number, self.generation = number, generation
-        generation.text = before = generation.prompt if continues else ""
-        self._eos = tokenizer.eos_id
-        self._watcher = StopWatcher(stops)
-        self._pieces: list[str] = []
-        self._stream = tokenizer.stream()
-        for token in tokenizer.encode(
-            before
-        ):  # so that what separates the first new token from the prompt is spelled, too
-            self._stream.push(token)
-        # A tokenizer that splits at spaces spells one before each word, also where the prompt already ends in one.
-        self._drop_space = tokenizer.kind in ("word", "wordpiece") and before[-1:].isspace()
-
-    def take(self, token: int, budget: int, on_text: OnText | None) -> bool:
-        """Add a sampled token; return whether the text has ended."""
-        generation = self.generation
-        generation.ids.append(token)
-        if token == self._eos:
-            generation.finish_reason = "end"
-        else:
-            self._show(self._watcher.push(self._stream.push(token)), on_text)
-            if self._watcher.stopped:
-                generation.finish_reason = "stop"
-            elif len(generation.ids) < budget:
-                return False
-        if not self._watcher.stopped:
-            rest = self._watcher.push(self._stream.finish())
-            self._show(rest + self._watcher.finish(), on_text)
-        generation.completion = "".join(self._pieces)
-        generation.text += generation.completion
-        return True
-
-    def _show(self, text: str, on_text: OnText | None) -> None:
-        if self._drop_space and text:
-            text, self._drop_space = text.removeprefix(" "), False
-        if text:
-            self._pieces.append(text)
-            if on_text is not None:
-                on_text(self.number, text)
+    tokens: list[Token] = field(default_factory=list)
+    """``ids`` with their log-probabilities, where these were asked for."""
 
 
 @torch.inference_mode()
@@ -98,14 +59,17 @@ def generate(
     samples: int = 1,
     on_text: OnText | None = None,
     use_cache: bool = True,
+    log_probabilities: int | None = None,
+    speculate: int = 0,
+    engine: Engine | None = None,
 ) -> list[Generation]:
     """Continue each prompt ``samples`` times.
 
-    A text ends at a stop string, at the tokenizer's end token, or after ``max_new_tokens`` tokens, whichever is first
-    (0 gives an empty completion). An empty prompt starts from the tokenizer's start token or, where it has none, from a
-    newline, which is not part of the text. Of a prompt longer than the context the model sees the end; what happens
-    when the text outgrows the context is told at :class:`~scratchlm.generation.decode.Decoding`. For an encoder-decoder
-    the prompt is the source, and the completion its target, at most a context long.
+    A text ends at a stop string, at one of the tokenizer's end tokens, or after ``max_new_tokens`` tokens, whichever is
+    first (0 gives an empty completion). An empty prompt starts from the tokenizer's start token or, where it has none,
+    from a newline, which is not part of the text. Of a prompt longer than the context the model sees the end. When the
+    text outgrows the context, its last half becomes the new window, at positions that count from 0 again. For an
+    encoder-decoder the prompt is the source, and the completion its target, at most a context long.
 
     Args:
         sampling: how tokens are drawn; None draws from the model's own distribution. With a seed, sample i of a prompt
@@ -113,6 +77,9 @@ def generate(
         stop: stop strings; they may span tokens. The completion ends before them.
         on_text: called as text becomes final: no part of a stop string, no half of a character.
         use_cache: False recomputes the window for every token; the text is the same.
+        log_probabilities: None for none; k >= 0 for the chosen tokens' and the k likeliest tokens' beside them.
+        speculate: guess up to so many tokens from the text itself and check them in one pass; the text is the same.
+        engine: computes the tokens; None builds one for the model and drops it again.
 
     Returns:
         ``samples`` generations of the first prompt, then of the second, and so on.
@@ -123,42 +90,87 @@ def generate(
     """
     if isinstance(model, Encoder):
         raise UserError("this is a masked model, which fills gaps and does not continue text; use fill, or a decoder")
-    if max_new_tokens < 0:
-        raise UserError(f"max_new_tokens is {max_new_tokens}; give 0 or more")
+    for name, value in (
+        *(("max_new_tokens", max_new_tokens), ("speculate", speculate)),
+        ("log_probabilities", log_probabilities or 0),
+    ):
+        if value < 0:
+            raise UserError(f"{name} is {value}; give 0 or more")
     if samples < 1:
         raise UserError(f"samples is {samples}; give 1 or more")
     sampling = SamplingConfig() if sampling is None else sampling
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     StopWatcher(stops)  # an empty stop string is told before any work
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    starts = [_start_ids(tokenizer, text, model) for text in prompts]
+    starts = [start_ids(tokenizer, text, may_be_empty=isinstance(model, Decoder)) for text in prompts]
     seed = sampling.resolved_seed()
-
-    translates = isinstance(model, Seq2Seq)
-    rows: list[_Row] = []
+    generations = [Generation(text, "", [], "length", seed) for text in prompts for _ in range(samples)]
+    streams = [
+        TextStream(
+            tokenizer,
+            before="" if isinstance(model, Seq2Seq) else generation.prompt,
+            stops=stops,
+            on_text=None if on_text is None else _numbered(on_text, number),
+        )
+        for number, generation in enumerate(generations)
+    ]
     was_training = model.training
     model.eval()
     try:
-        for text, ids in zip(prompts, starts, strict=True):
-            group = [
-                _Row(
-                    len(rows) + i, Generation(text, "", [], "length", seed), tokenizer, stops, continues=not translates
+        if isinstance(model, Seq2Seq):
+            for number, generation in enumerate(generations):
+                ids = starts[number // samples]
+                found = translate(
+                    model, tokenizer, ids, max_new_tokens, sampling, seed, number % samples, streams[number].push
                 )
-                for i in range(samples)
-            ]
-            rows += group
-            _run(model, tokenizer, ids, group, max_new_tokens, sampling, seed, on_text, use_cache)
+                generation.ids, generation.finish_reason = found
+                generation.completion = generation.text = streams[number].finish()
+            return generations
+        if engine is None:
+            engine = build_engine(model, rows=min(len(generations), MOST_ROWS), use_cache=use_cache)
+        end_ids = frozenset(tokenizer.eos_ids)
+        requests = [
+            Request(
+                starts[number // samples],
+                max_new_tokens,
+                sampling,
+                seed=seed,
+                sample=number % samples,
+                end_ids=end_ids,
+                log_probabilities=log_probabilities,
+                speculate=speculate,
+                on_token=_pushing(streams[number], end_ids),
+            )
+            for number in range(len(generations))
+        ]
+        tickets = engine.run(requests)
     finally:
         model.train(was_training)
-    return [row.generation for row in rows]
+    for generation, ticket, stream in zip(generations, tickets, streams, strict=True):
+        finish_generation(generation, ticket, stream)
+    return generations
 
 
-def _start_ids(tokenizer: Tokenizer, prompt: str, model: Model) -> list[int]:
-    """The tokens of a prompt, or those that stand for an empty one."""
+def build_engine(model: Decoder, *, rows: int, use_cache: bool = True) -> Engine:
+    """An engine on the model's own weights, as they are: native where that computes the same, else PyTorch."""
+    if not use_cache:
+        return Engine(UncachedBackend(model, rows))
+    if supported(model):
+        weights = ModuleWeights(model)
+        return Engine(NativeBackend(NativeModel(weights), weights, rows))
+    return Engine(TorchBackend(model, rows))
+
+
+def start_ids(tokenizer: Tokenizer, prompt: str, *, may_be_empty: bool = True) -> list[int]:
+    """The tokens of a prompt, or those that stand for an empty one.
+
+    Raises:
+        UserError: the prompt is empty and there is nothing to start from.
+    """
     ids = list(tokenizer.encode(prompt))
     if ids:
         return ids
-    if isinstance(model, Seq2Seq):
+    if not may_be_empty:
         raise UserError("the prompt is empty, and an encoder-decoder answers a source; give it a text")
     if tokenizer.bos_id is not None:
         return [tokenizer.bos_id]
@@ -174,56 +186,18 @@ def _start_ids(tokenizer: Tokenizer, prompt: str, model: Model) -> list[int]:
     return ids
 
 
-def _run(
-    model: Decoder | Seq2Seq,
-    tokenizer: Tokenizer,
-    ids: list[int],
-    group: list[_Row],
-    max_new_tokens: int,
-    sampling: SamplingConfig,
-    seed: int,
-    on_text: OnText | None,
-    use_cache: bool,
-) -> None:
-    """Decode the samples of one prompt together, dropping each row as it ends."""
-    if isinstance(model, Seq2Seq):
-        max_new_tokens = min(max_new_tokens, model.config.context)
-    if max_new_tokens == 0:
-        return
-    device = model.head.weight.device
-    decoding = _start(model, tokenizer, torch.tensor([ids], device=device), use_cache)
-    if len(group) > 1:
-        decoding.keep([0] * len(group))  # the prompt is read once for all samples
-    dice = Dice(seed, range(len(group)), device)
-    seen: Tensor | None = None
-    if sampling.repetition_penalty != 1.0:
-        seen = torch.zeros(decoding.logits.shape, dtype=torch.bool, device=device)
-        seen[:, ids] = True
-    active = group
-    while True:
-        uniforms = None if sampling.is_greedy else dice.roll()
-        chosen = sample(decoding.logits, sampling, uniforms, seen)
-        tokens = chosen.tolist()
-        going = [i for i, row in enumerate(active) if not row.take(tokens[i], max_new_tokens, on_text)]
-        if not going:
-            return
-        if seen is not None:
-            seen.scatter_(1, chosen[:, None], True)
-        if len(going) < len(active):
-            active, tokens = [active[i] for i in going], [tokens[i] for i in going]
-            decoding.keep(going)
-            dice.keep(going)
-            seen = None if seen is None else seen[going]
-        decoding.push(tokens)
+def finish_generation(generation: Generation, ticket: Ticket, stream: TextStream) -> None:
+    """Fill in what has come of a request."""
+    generation.tokens = ticket.tokens
+    generation.ids = [token.id for token in ticket.tokens]
+    generation.finish_reason = ticket.finish_reason or "length"
+    generation.completion = stream.finish()
+    generation.text = generation.prompt + generation.completion
 
 
-def _start(model: Decoder | Seq2Seq, tokenizer: Tokenizer, ids: Tensor, use_cache: bool) -> Decoding:
-    """Read the prompt: a decoder's beginning, or an encoder-decoder's source."""
-    if isinstance(model, Decoder):
-        return Decoding(model, ids, use_cache=use_cache)
-    if tokenizer.bos_id is None:
-        raise UserError("an encoder-decoder starts from a start token, and this tokenizer has none; train it again")
-    if ids.shape[1] > model.config.context:
-        raise UserError(f"the source has {ids.shape[1]} tokens and the model reads {model.config.context}; shorten it")
-    start = torch.full((1, 1), tokenizer.bos_id, device=ids.device)
-    return Decoding(model, start, memory=model.encode(ids), use_cache=use_cache)
+def _numbered(on_text: OnText, number: int) -> Callable[[str], None]:
+    return lambda text: on_text(number, text)
+
+
+def _pushing(stream: TextStream, end_ids: frozenset[int]) -> Callable[[Token], bool]:
+    return lambda token: token.id not in end_ids and stream.push(token.id)

@@ -1,172 +1,282 @@
-"""The decoding step in C: one call per token on the model's own weights and its key-value cache."""
+"""The whole forward pass as one call of native code: many sequences end to end, in float32, 8 or 4 bits."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scratchlm import kernels
-from scratchlm.models import Decoder, KVCache
+from scratchlm.generation.weights import Weights
+from scratchlm.kernels.quantised import PackedMatrix, Precision
 
+NativePrecision = Literal["fp32", "int8", "int4"]
 _ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "swiglu", "relu2")
-_LAYER_FIELDS = (
-    ("norm1_weight", "norm1.weight"),
-    ("norm1_bias", "norm1.bias"),
-    ("qkv_weight", "attention.qkv.weight"),
-    ("qkv_bias", "attention.qkv.bias"),
-    ("q_norm", "attention.q_norm.weight"),
-    ("k_norm", "attention.k_norm.weight"),
-    ("out_weight", "attention.out.weight"),
-    ("out_bias", "attention.out.bias"),
-    ("norm2_weight", "norm2.weight"),
-    ("norm2_bias", "norm2.bias"),
-    ("up_weight", "mlp.up.weight"),
-    ("up_bias", "mlp.up.bias"),
-    ("down_weight", "mlp.down.weight"),
-    ("down_bias", "mlp.down.bias"),
-)
-_MODEL_FIELDS = (
-    ("tokens", "embed.tokens.weight"),
-    ("positions", "embed.positions.weight"),
-    ("types", "embed.types.weight"),
-    ("embed_norm_weight", "embed.norm.weight"),
-    ("embed_norm_bias", "embed.norm.bias"),
-    ("cos", "rope.cos"),
-    ("sin", "rope.sin"),
-    ("norm_weight", "norm.weight"),
-    ("norm_bias", "norm.bias"),
-    ("head_weight", "head.weight"),
-    ("head_bias", "head.bias"),
-)
-_INTEGERS = (
-    "layer_count",
-    "width",
-    "heads",
-    "kv_heads",
-    "head_size",
-    "ffn",
-    "vocab",
-    "activation",
-    "rms",
-    "pre",
-    "threads",
-)
-_PLAIN_MODULES = ("scratchlm.models.", "torch.nn.modules.")
+_LAYER_TENSORS = {
+    "norm1_weight": "norm1.weight",
+    "norm1_bias": "norm1.bias",
+    "q_norm": "attention.q_norm.weight",
+    "k_norm": "attention.k_norm.weight",
+    "norm2_weight": "norm2.weight",
+    "norm2_bias": "norm2.bias",
+}
+_LAYER_MATRICES = {"qkv": "attention.qkv", "out": "attention.out", "up": "mlp.up", "down": "mlp.down"}
+_MODEL_TENSORS = {
+    "positions": "embed.positions.weight",
+    "types": "embed.types.weight",
+    "embed_norm_weight": "embed.norm.weight",
+    "embed_norm_bias": "embed.norm.bias",
+    "cos": "rope.cos",
+    "sin": "rope.sin",
+    "norm_weight": "norm.weight",
+    "norm_bias": "norm.bias",
+}
+_INTEGERS = ("layer_count", "width", "heads", "kv_heads", "head_size", "ffn", "activation", "rms", "pre", "causal")
+
+
+class _Matrix(Structure):
+    _fields_ = [("data", c_void_p), ("bias", c_void_p), ("rows", c_int64), ("columns", c_int64), ("kind", c_int64)]
 
 
 class _Layer(Structure):
-    _fields_ = [(name, c_void_p) for name, _ in _LAYER_FIELDS]
+    _fields_ = [
+        *((name, c_void_p) for name in _LAYER_TENSORS),
+        *((name, _Matrix) for name in _LAYER_MATRICES),
+        ("window", c_int64),
+    ]
 
 
 class _Model(Structure):
     _fields_ = [
         ("layers", POINTER(_Layer)),
-        *((name, c_void_p) for name, _ in _MODEL_FIELDS),
+        ("tokens", _Matrix),
+        ("head", _Matrix),
+        *((name, c_void_p) for name in _MODEL_TENSORS),
         ("embedding_scale", c_float),
         ("eps", c_float),
         *((name, c_int32) for name in _INTEGERS),
     ]
 
 
-def supported(model: nn.Module) -> bool:
-    """Whether the C step computes what ``model`` computes: a plain decoder, in float32 on the CPU, in evaluation mode.
+class _Call(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("tokens", "dots", "segments")),
+        *((name, c_void_p) for name in ("ids", "positions", "first", "counts", "slots_of", "starts")),
+        ("wanted_count", c_int64),
+        ("wanted", c_void_p),
+        *((name, c_int64) for name in ("slots", "capacity", "one_layer")),
+        *((name, c_void_p) for name in ("keys", "values", "logits", "states", "work")),
+        ("threads", c_int64),
+    ]
 
-    A module from elsewhere (an adapter around a linear layer, say) or with hooks leaves the step to PyTorch.
+
+@dataclass
+class Segment:
+    """New tokens of one sequence, which go to the end of what its slot of the cache holds."""
+
+    slot: int
+    ids: Sequence[int]
+    start: int
+    """Tokens that the slot holds already."""
+    prompt: bool = True
+    """Whether these are a piece of a prompt; generated tokens are computed by dot products (see forward.c)."""
+    wanted: Literal["last", "all", "none"] = "last"
+    """Which tokens' logits to compute."""
+
+
+class NativeCache:
+    """Keys and values of ``slots`` sequences of up to ``capacity`` tokens, laid out for the native code.
+
+    The memory is reserved at once and taken from the system page by page as tokens come.
     """
-    if not (isinstance(model, Decoder) and kernels.available()):
-        return False
-    for module in model.modules():
-        hooked = module._forward_hooks or module._forward_pre_hooks
-        if not type(module).__module__.startswith(_PLAIN_MODULES) or hooked or module.training:
-            return False
-    tensors = [*model.parameters(), *model.buffers()]
-    return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+
+    def __init__(self, weights: Weights, slots: int, capacity: int, *, layers: int | None = None) -> None:
+        width = _function("cache_width", [], c_int64)()
+        config = weights.config
+        self.slots, self.capacity = slots, -(-capacity // width) * width
+        shape = (config.layers if layers is None else layers, slots, config.key_value_heads)
+        strips = -(-config.head_size // width)
+        self.keys = torch.empty(*shape, self.capacity // width, config.head_size, width)
+        self.values = torch.empty(*shape, strips, self.capacity, width)
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Make the first ``tokens`` tokens of one slot those of another, too."""
+        blocks = -(-tokens // self.keys.shape[-1])
+        self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
+        self.values[:, target, :, :, :tokens] = self.values[:, source, :, :, :tokens]
 
 
-class NativeStep:
-    """Feeds one token per row to a :func:`supported` decoder.
+class NativeModel:
+    """A decoder's or an encoder's forward pass.
 
-    The weights are read where they are: a change to them in place is seen, and they must not be freed meanwhile (this
-    object holds them).
+    Args:
+        weights: the tensors; float32 ones are read where they lie, and kept alive by this object.
+        precision: of the matrices. "int4" keeps embeddings and the projection to the vocabulary in 8 bits.
     """
 
-    def __init__(self, model: Decoder) -> None:
-        library = kernels.library()
-        config = model.config
-        self._vocab = config.vocab_size
-        self._tensors: list[Tensor] = []
+    def __init__(self, weights: Weights, precision: NativePrecision = "fp32") -> None:
+        self.config = config = weights.config
+        self.precision = precision
+        self._weights = weights
+        self._kept: list[Any] = []
         self._layers = (_Layer * config.layers)()
-        for layer, block in zip(self._layers, model.blocks, strict=True):
-            for name, path in _LAYER_FIELDS:
-                setattr(layer, name, self._pointer(block, path))
-        self._model = _Model(layers=ctypes.cast(self._layers, POINTER(_Layer)))
-        for name, path in _MODEL_FIELDS:
-            setattr(self._model, name, self._pointer(model, path))
-        if config.positions == "sinusoidal":
-            self._model.positions = self._pointer(model, "embed.table")
+        for number, layer in enumerate(self._layers):
+            path = f"blocks.{number}."
+            for field, name in _LAYER_TENSORS.items():
+                setattr(layer, field, self._pointer(path + name))
+            for field, name in _LAYER_MATRICES.items():
+                setattr(layer, field, self._matrix(path + name, precision))
+            windowed = config.sliding_window is not None and number >= config.window_from_layer
+            layer.window = config.sliding_window if windowed else 0
+        around: NativePrecision = "fp32" if precision == "fp32" else "int8"
+        self._model = _Model(layers=self._layers)
+        self._model.tokens = self._matrix("embed.tokens", around)
+        if config.head == "linear":
+            self._model.head = self._matrix("head", around)
+        for field, name in _MODEL_TENSORS.items():
+            setattr(self._model, field, self._pointer(name))
+        if config.position_offset:
+            self._model.positions += 4 * config.width * config.position_offset
         self._model.embedding_scale, self._model.eps = config.embedding_scale, config.norm_eps
         sizes = (
-            config.layers,
-            config.width,
-            config.heads,
-            config.key_value_heads,
-            config.head_size,
-            config.ffn_size,
-            config.vocab_size,
-            _ACTIVATIONS.index(config.activation),
-            config.norm == "rmsnorm",
-            config.norm_placement == "pre",
-            torch.get_num_threads(),
+            *(config.layers, config.width, config.heads, config.key_value_heads, config.head_size, config.ffn_size),
+            *(_ACTIVATIONS.index(config.activation), config.norm == "rmsnorm", config.norm_placement == "pre"),
+            config.architecture == "decoder",
         )
-        for name, size in zip(_INTEGERS, sizes, strict=True):
-            setattr(self._model, name, int(size))
+        for field, size in zip(_INTEGERS, sizes, strict=True):
+            setattr(self._model, field, int(size))
         self._address = ctypes.addressof(self._model)
-        self._step: Any = library.decode_step
-        self._step.argtypes = [c_void_p, c_void_p, c_int32, c_int64, c_int64, *([c_void_p] * 4)]
-        self._step.restype = None
-        self._scratch_size: Any = library.decode_scratch
-        self._scratch_size.argtypes, self._scratch_size.restype = [c_void_p, c_int32, c_int64], c_int64
-        self._cache: KVCache | None = None
-        self._rows = 0
+        self._forward = _function("forward", [c_void_p, c_void_p, c_int64], None)
+        self._work_size = _function("forward_work", [c_void_p, c_void_p, c_int64], c_int64)
+        self._work = torch.empty(0, dtype=torch.uint8)
+        self._logits = torch.empty(0)
+        # What the pass needs besides is allocated once: a call a token must cost nothing.
 
-    def __call__(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
-        """Append one token to each row of the cache. tokens (B,) -> logits (B, V), valid until the next call.
+    @property
+    def bytes(self) -> int:
+        """Memory that the packed matrices take; float32 ones belong to the model."""
+        return sum(kept.bytes for kept in {id(k): k for k in self._kept}.values() if isinstance(kept, PackedMatrix))
+
+    def logits(self, segments: Sequence[Segment], cache: NativeCache) -> Tensor:
+        """Feed the segments; the logits of the wanted tokens, (wanted, V), in the order of the segments.
+
+        The result is valid until the next call.
 
         Raises:
-            ValueError: a token outside the vocabulary, rows that differ from the cache's, or a full cache.
+            ValueError: a token outside the vocabulary, a slot or place outside the cache, an empty segment.
         """
-        if cache is not self._cache or len(tokens) != self._rows:
-            self._prepare(cache, len(tokens))
-        if cache.length >= cache.capacity:
-            raise ValueError(f"the cache holds {cache.capacity} tokens and is full")
-        if not (min(tokens) >= 0 and max(tokens) < self._vocab):
-            raise ValueError(f"token ids must be below {self._vocab}; got {max(tokens)}")
-        self._ids[:] = list(tokens)
-        self._step(self._address, self._ids, self._rows, cache.length, cache.capacity, *self._memory)
-        cache.advance(1)
-        return self._logits
+        order = sorted(range(len(segments)), key=lambda i: segments[i].prompt)  # dot products come first
+        wanted: list[list[int]] = [[] for _ in segments]
+        first = 0
+        for i in order:
+            count = len(segments[i].ids)
+            kind = segments[i].wanted
+            wanted[i] = (
+                [] if kind == "none" else list(range(first + (count - 1 if kind == "last" else 0), first + count))
+            )
+            first += count
+        rows = [row for part in wanted for row in part]
+        size = len(rows) * self.config.vocab_size
+        if self._logits.numel() < size:
+            self._logits = torch.empty(size)
+        out = self._logits[:size].view(len(rows), self.config.vocab_size)
+        self._call([segments[i] for i in order], cache, rows, out, None)
+        return out
 
-    def _prepare(self, cache: KVCache, rows: int) -> None:
-        """Take the addresses that stay the same from step to step."""
-        if cache.keys.shape[1] != rows or not (cache.keys.is_contiguous() and cache.values.is_contiguous()):
-            raise ValueError(f"the cache has {cache.keys.shape[1]} rows; tokens for {rows} were given")
-        self._cache, self._rows = cache, rows
-        self._ids = (c_int64 * rows)()
-        self._scratch = torch.empty(self._scratch_size(self._address, rows, cache.capacity))
-        self._logits = torch.empty(rows, self._vocab)
-        self._memory = tuple(t.data_ptr() for t in (cache.keys, cache.values, self._scratch, self._logits))
+    def states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """The states after the final norm, (tokens, C), of whole sequences one after the other; nothing is kept.
 
-    def _pointer(self, module: nn.Module, path: str) -> int | None:
-        """The address of the tensor at ``path``, or None where the model has none."""
-        found: Any = module
-        for name in path.split("."):
-            found = getattr(found, name, None)
-            if found is None:
-                return None
-        self._tensors.append(cast(Tensor, found))
-        return self._tensors[-1].data_ptr()
+        Raises:
+            ValueError: a token outside the vocabulary, or a sequence that is empty or longer than the context.
+        """
+        longest = max(map(len, sequences))
+        cache = NativeCache(self._weights, len(sequences), longest, layers=1)
+        out = torch.empty(sum(map(len, sequences)), self.config.width)
+        self._call([Segment(slot, ids, 0) for slot, ids in enumerate(sequences)], cache, [], None, out)
+        return out
+
+    def _call(
+        self,
+        segments: list[Segment],
+        cache: NativeCache,
+        wanted: list[int],
+        logits: Tensor | None,
+        states: Tensor | None,
+    ) -> None:
+        ids: list[int] = []
+        positions: list[int] = []
+        firsts: list[int] = []
+        dots = longest = 0
+        for part in segments:
+            end = part.start + len(part.ids)
+            if not part.ids or not 0 <= part.slot < cache.slots or part.start < 0:
+                raise ValueError(f"an empty segment, or a slot outside 0..{cache.slots - 1}: {part}")
+            if end > min(cache.capacity, self.config.context):
+                raise ValueError(f"{end} tokens do not fit a context of {min(cache.capacity, self.config.context)}")
+            firsts.append(len(ids))
+            ids += part.ids
+            positions += range(part.start, end)
+            dots += 0 if part.prompt else len(part.ids)
+            longest = max(longest, end)
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
+            raise ValueError(f"token ids go from 0 to {self.config.vocab_size - 1}, not from {min(ids)} to {max(ids)}")
+        counts, slots, starts = zip(*((len(s.ids), s.slot, s.start) for s in segments), strict=True)
+        numbers = [*ids, *positions, *firsts, *counts, *slots, *starts, *wanted]
+        table = (c_int64 * len(numbers))(*numbers)
+        at = ctypes.addressof(table)
+        call = _Call(tokens=len(ids), dots=dots, segments=len(segments), wanted_count=len(wanted))
+        for field, length in (
+            *(("ids", len(ids)), ("positions", len(ids))),
+            *((name, len(segments)) for name in ("first", "counts", "slots_of", "starts")),
+            ("wanted", len(wanted)),
+        ):
+            setattr(call, field, at)
+            at += 8 * length
+        call.slots, call.capacity, call.one_layer = cache.slots, cache.capacity, len(cache.keys) == 1
+        call.keys, call.values = cache.keys.data_ptr(), cache.values.data_ptr()
+        call.logits = None if logits is None else logits.data_ptr()
+        call.states = None if states is None else states.data_ptr()
+        call.threads = torch.get_num_threads()
+        size = self._work_size(self._address, ctypes.byref(call), longest)
+        if self._work.numel() < size + 64:
+            self._work = torch.empty(size + 64, dtype=torch.uint8)
+        call.work = -(-self._work.data_ptr() // 64) * 64
+        self._forward(self._address, ctypes.byref(call), longest)
+
+    def _pointer(self, name: str) -> int | None:
+        tensor = self._weights.tensor(name)
+        if tensor is None:
+            return None
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _matrix(self, name: str, precision: NativePrecision) -> _Matrix:
+        bias = self._pointer(f"{name}.bias")
+        if precision == "fp32":
+            weight = self._weights.tensor(f"{name}.weight")
+            assert weight is not None
+            self._kept.append(weight)
+            return _Matrix(weight.data_ptr(), bias, *weight.shape, 0)
+        packed = self._packed(name, precision)
+        self._kept.append(packed)
+        return _Matrix(packed.data.data_ptr(), bias, packed.rows, packed.columns, packed.kind)
+
+    def _packed(self, name: str, precision: Precision) -> PackedMatrix:
+        if name == "head" and self.config.tied_embeddings:
+            name = "embed.tokens"
+        if name == "embed.tokens":
+            if not hasattr(self, "_embeddings"):
+                self._embeddings = self._weights.packed("embed.tokens.weight", precision)
+            return self._embeddings
+        return self._weights.packed(f"{name}.weight", precision)
+
+
+def _function(name: str, arguments: list[Any], result: Any) -> Any:
+    function = getattr(kernels.library(), name)
+    function.argtypes, function.restype = arguments, result
+    return function

@@ -45,6 +45,8 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.mask_id, self.bos_id, self.eos_id = (
             backend.token_to_id(roles[role]) if role in roles else None for role in ROLES
         )
+        self.eos_ids: frozenset[int] = frozenset() if self.eos_id is None else frozenset({self.eos_id})
+        """Every id that ends a text."""
         # Special tokens spelled in ordinary text are ordinary text; encode() itself finds them where it should.
         backend.encode_special_tokens = True
         self._specials = {self.token(i): i for i in sorted(self.special_ids)}

@@ -1,0 +1,342 @@
+"""The engine: requests come and go, and every step computes one token (or a piece of a prompt) for each that is there.
+
+A request waits until a slot of the cache is free. Its prompt is read in pieces, beside the tokens of the others, so
+that a long prompt does not stop them. A slot keeps its tokens when its request ends: the next prompt that begins alike
+goes on from there (in place, or on a copy), and only the rest is computed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scratchlm.generation.backends import Backend
+from scratchlm.generation.lookup import propose
+from scratchlm.generation.native import Segment
+from scratchlm.generation.sampling import SamplingConfig, sample
+
+FinishReason = Literal["stop", "end", "length", "cancelled"]
+LEAST_SHARED = 16
+"""Beginnings shorter than this are computed again rather than waited for."""
+
+
+@dataclass
+class Token:
+    """One token as it comes."""
+
+    id: int
+    log_probability: float | None = None
+    """Of the token in the model's own distribution, in nats; None unless asked for."""
+    top: list[tuple[int, float]] = field(default_factory=list)
+    """The likeliest tokens and their log-probabilities, best first."""
+
+
+@dataclass
+class Request:
+    """What to continue and how.
+
+    Raises:
+        ValueError: from ``__post_init__``: no tokens, or a negative number.
+    """
+
+    ids: Sequence[int]
+    """The prompt, at least one token. Longer than the context, its end is read."""
+    max_new_tokens: int
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seed: int = 0
+    """With ``sample`` it decides the draws; neither other requests nor the moment of arrival do."""
+    sample: int = 0
+    end_ids: frozenset[int] = frozenset()
+    """Tokens that end the text."""
+    log_probabilities: int | None = None
+    """None for none; 0 for the chosen tokens'; k for the k likeliest beside them."""
+    speculate: int = 0
+    """At most so many tokens are guessed from what the text has said before and checked in one pass. The text is the
+    same with and without."""
+    on_token: Callable[[Token], bool] | None = None
+    """Called for every token; True ends the text there ("stop")."""
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError("a request needs at least one token to continue")
+        if min(self.max_new_tokens, self.speculate, self.log_probabilities or 0) < 0:
+            raise ValueError("max_new_tokens, speculate and log_probabilities cannot be negative")
+
+
+class Ticket:
+    """A request on its way; what the caller holds to wait for, read or cancel it."""
+
+    def __init__(self, request: Request, context: int) -> None:
+        self.request = request
+        self.tokens: list[Token] = []
+        self.finish_reason: FinishReason | None = None
+        """None as long as it runs."""
+        self.window = list(request.ids[-context:])
+        """What the model sees: at most a context of tokens, the prompt's and the new ones."""
+        self.slot = -1
+        self.fed = 0
+        """Tokens of the window that the slot holds."""
+        self.reused = 0
+        """Tokens of the prompt that were in the cache when it came."""
+        self.draft: list[int] = []
+        self.seen: set[int] = set(request.ids)
+        self._random = np.random.default_rng(np.random.SeedSequence(request.seed, spawn_key=(request.sample,)))
+        self._uniforms: list[float] = []
+
+    @property
+    def decoding(self) -> bool:
+        """Whether its prompt has been read: what is to be fed was sampled."""
+        return len(self.tokens) > 0 and self.fed == len(self.window) - 1
+
+    def uniforms(self, count: int) -> list[float]:
+        """The draws for the next ``count`` tokens; the same number always decides the same place of the text."""
+        first = len(self.tokens)
+        while len(self._uniforms) < first + count:
+            self._uniforms += self._random.random(64).tolist()
+        return self._uniforms[first : first + count]
+
+
+class Engine:
+    """Computes requests side by side on one backend.
+
+    Args:
+        backend: the model and its cache.
+        chunk: tokens of prompts computed in one step, over all requests.
+
+    One thread calls :meth:`step`; :meth:`submit` and :meth:`cancel` may be called from any.
+    """
+
+    def __init__(self, backend: Backend, *, chunk: int = 256) -> None:
+        self.backend, self._chunk = backend, chunk
+        self._lock = threading.Lock()
+        self._waiting: deque[Ticket] = deque()
+        self._running: list[Ticket] = []
+        self._cancelled: set[int] = set()
+        self._held: list[list[int]] = [[] for _ in range(backend.slots)]  # the tokens that lie in each slot
+        self._used = [0] * backend.slots  # when each was last given out
+        self._clock = 0
+
+    def submit(self, request: Request) -> Ticket:
+        """Take a request in; it is worked on by :meth:`step`."""
+        sequence = Ticket(request, self.backend.context)
+        if request.max_new_tokens == 0:
+            sequence.finish_reason = "length"
+            return sequence
+        with self._lock:
+            self._waiting.append(sequence)
+        return sequence
+
+    def cancel(self, sequence: Ticket) -> None:
+        """End a request at the next step."""
+        with self._lock:
+            self._cancelled.add(id(sequence))
+
+    def run(self, requests: Sequence[Request]) -> list[Ticket]:
+        """Submit requests and work until they have ended. If one is refused, none is left behind."""
+        sequences = [self.submit(request) for request in requests]
+        try:
+            while any(sequence.finish_reason is None for sequence in sequences):
+                self.step()
+        except BaseException:
+            for sequence in sequences:
+                self._drop(sequence)
+            raise
+        return sequences
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests that run, and requests that wait."""
+        return len(self._running), len(self._waiting)
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Compute one piece for every running request; False if there was nothing to do."""
+        self._admit()
+        segments, chosen = self._plan()
+        if not segments:
+            return False
+        logits = self.backend.logits(segments)
+        for sequence, segment in zip(chosen, segments, strict=True):
+            held = self._held[sequence.slot]
+            del held[segment.start :]
+            held += segment.ids
+            sequence.fed = segment.start + len(segment.ids)
+        self._take(logits, [(s, g) for s, g in zip(chosen, segments, strict=True) if g.wanted != "none"])
+        return True
+
+    # ---- who takes part
+
+    def _admit(self) -> None:
+        with self._lock:
+            cancelled, self._cancelled = self._cancelled, set()
+            for sequence in [*self._running, *self._waiting]:
+                if id(sequence) in cancelled:
+                    self._finish(sequence, "cancelled")
+            self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
+            taken = {sequence.slot for sequence in self._running}
+            free = [slot for slot in range(self.backend.slots) if slot not in taken]
+            later: deque[Ticket] = deque()
+            while self._waiting and free:
+                sequence = self._waiting.popleft()
+                slot = self._place(sequence, free)
+                if slot is None:
+                    later.append(sequence)
+                else:
+                    free.remove(slot)
+                    self._running.append(sequence)
+            self._waiting.extendleft(reversed(later))
+
+    def _place(self, sequence: Ticket, free: list[int]) -> int | None:
+        """A slot for the sequence, its beginning in it as far as one is known; None to wait for a running twin."""
+        window = sequence.window
+        shared = [min(_common(window, held), len(window) - 1) for held in self._held]
+        best = max(range(len(shared)), key=lambda slot: (shared[slot], slot in free))
+        for other in self._running:  # one that is still reading the same beginning will soon have more of it
+            coming = min(_common(window, other.window), len(window) - 1)
+            if not other.tokens and coming >= max(LEAST_SHARED, shared[best] + 1) and coming > other.fed:
+                return None
+        if not self.backend.keeps:
+            shared, best = [0] * len(shared), free[0]
+        if best in free and 2 * shared[best] >= len(self._held[best]):
+            slot = best
+        else:
+            slot = min(free, key=lambda one: (bool(self._held[one]), self._used[one]))
+            if slot != best and shared[best]:
+                self.backend.copy(best, slot, shared[best])
+        self._held[slot] = window[: shared[best]]
+        sequence.slot, sequence.fed, sequence.reused = slot, shared[best], shared[best]
+        self._clock += 1
+        self._used[slot] = self._clock
+        return slot
+
+    def _plan(self) -> tuple[list[Segment], list[Ticket]]:
+        """What to compute now: a token (and guesses) for each text, then pieces of prompts as far as they fit."""
+        segments, chosen, budget = [], [], self._chunk
+        for sequence in self._running:
+            if not self.backend.keeps:
+                sequence.fed = 0
+            elif sequence.decoding:
+                sequence.draft = self._guess(sequence)
+                ids = [sequence.window[-1], *sequence.draft]
+                segments.append(Segment(sequence.slot, ids, sequence.fed, prompt=False, wanted="all"))
+                chosen.append(sequence)
+                continue
+            ids = sequence.window[sequence.fed : sequence.fed + budget if self.backend.keeps else None]
+            if not ids:
+                continue  # the budget is used up
+            budget = max(budget - len(ids), 0)
+            complete = sequence.fed + len(ids) == len(sequence.window)
+            segments.append(Segment(sequence.slot, ids, sequence.fed, wanted="last" if complete else "none"))
+            chosen.append(sequence)
+        return segments, chosen
+
+    def _guess(self, sequence: Ticket) -> list[int]:
+        request = sequence.request
+        room = min(
+            request.speculate,
+            self.backend.context - len(sequence.window),
+            request.max_new_tokens - len(sequence.tokens) - 1,
+        )
+        # A penalty makes each choice depend on the one before it, which a pass over guesses cannot know.
+        if room <= 0 or request.sampling.repetition_penalty != 1.0:
+            return []
+        return propose(sequence.window, room)
+
+    # ---- what comes of it
+
+    def _take(self, logits: Tensor, parts: list[tuple[Ticket, Segment]]) -> None:
+        """Choose tokens from the logits (those of each part follow one another), and end what has ended."""
+        counts = [len(segment.ids) if segment.wanted == "all" else 1 for _, segment in parts]
+        firsts = np.cumsum([0, *counts]).tolist()
+        groups: dict[SamplingConfig, list[int]] = {}
+        for i, (sequence, _) in enumerate(parts):
+            groups.setdefault(sequence.request.sampling, []).append(i)
+        choices: list[list[int]] = [[] for _ in parts]
+        for config, members in groups.items():
+            rows = [row for i in members for row in range(firsts[i], firsts[i] + counts[i])]
+            mine = logits if len(rows) == len(logits) else logits[rows]
+            uniforms = seen = None
+            if not config.is_greedy:
+                draws = [u for i in members for u in parts[i][0].uniforms(counts[i])]
+                uniforms = torch.tensor(draws, dtype=torch.float64, device=logits.device)
+            if config.repetition_penalty != 1.0:
+                seen = torch.zeros(mine.shape, dtype=torch.bool, device=logits.device)
+                for row, i in enumerate(members):  # one row each: no guesses with a penalty
+                    seen[row, list(parts[i][0].seen)] = True
+            found = iter(sample(mine, config, uniforms, seen).tolist())
+            for i in members:
+                choices[i] = [next(found) for _ in range(counts[i])]
+        for i, (sequence, _) in enumerate(parts):
+            self._extend(sequence, choices[i], logits, firsts[i])
+        self._running = [s for s in self._running if s.finish_reason is None]
+
+    def _extend(self, sequence: Ticket, choices: list[int], logits: Tensor, row: int) -> None:
+        """Append the chosen tokens, as long as what was guessed for the next place is what was chosen."""
+        draft, sequence.draft = sequence.draft, []
+        before = len(sequence.window)
+        for number, token in enumerate(choices):
+            self._append(sequence, token, logits[row + number])
+            if sequence.finish_reason is not None or number == len(draft) or draft[number] != token:
+                break
+        # What was fed beyond the tokens that stand is forgotten; the last one is yet to be fed.
+        if sequence.finish_reason is None and len(sequence.window) > self.backend.context:
+            kept = max(self.backend.context // 2, 1)
+            sequence.window = sequence.window[-kept:]
+            sequence.fed = 0
+        elif draft:
+            sequence.fed = min(sequence.fed, before + number)
+        if self.backend.keeps:
+            del self._held[sequence.slot][sequence.fed :]
+
+    def _append(self, sequence: Ticket, token: int, logits: Tensor) -> None:
+        request = sequence.request
+        made = Token(token)
+        if request.log_probabilities is not None:
+            scores = logits.float().log_softmax(-1)
+            made.log_probability = float(scores[token])
+            best = scores.topk(min(request.log_probabilities, len(scores)))
+            made.top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        sequence.tokens.append(made)
+        sequence.window.append(token)
+        sequence.seen.add(token)
+        stopped = request.on_token is not None and request.on_token(made)
+        if token in request.end_ids:
+            self._finish(sequence, "end")
+        elif stopped:
+            self._finish(sequence, "stop")
+        elif len(sequence.tokens) == request.max_new_tokens:
+            self._finish(sequence, "length")
+
+    def _finish(self, sequence: Ticket, reason: FinishReason) -> None:
+        sequence.finish_reason = reason
+        if reason == "cancelled" and sequence in self._running:
+            self._running.remove(sequence)
+
+    def _drop(self, sequence: Ticket) -> None:
+        with self._lock:
+            if sequence in self._running:
+                self._running.remove(sequence)
+            if sequence in self._waiting:
+                self._waiting.remove(sequence)
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences have in common from their start."""
+    length = min(len(first), len(second))
+    if first[:length] == second[:length]:
+        return length
+    low, high = 0, length  # the longest common beginning lies in [low, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,21 @@
+"""Guessing the next tokens from the text itself (prompt lookup; Saxena 2023): what followed the last few before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LONGEST_MATCH, SHORTEST_MATCH = 4, 2
+
+
+def propose(tokens: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` tokens that followed the latest earlier place that reads as the end of ``tokens`` does.
+
+    The longest match of 4 down to 2 tokens counts. [] where there is none.
+    """
+    end = len(tokens)
+    for length in range(min(LONGEST_MATCH, end - 1), SHORTEST_MATCH - 1, -1):
+        last = list(tokens[end - length :])
+        for start in range(end - length - 1, -1, -1):
+            if tokens[start] == last[0] and tokens[start : start + length] == last:
+                return list(tokens[start + length : start + length + most])
+    return []

@@ -1,0 +1,277 @@
+/* Weight matrices in 8 or 4 bits, multiplied with activations that are rounded to 8 bits as they come.
+ *
+ * A matrix W (N x K) is cut in panels of PANEL output rows and blocks of BLOCK inputs. Each row of a block has a scale
+ * (and with 4 bits a minimum), as float16. In memory the bytes lie in the order in which the kernel reads them: four
+ * inputs of each row side by side, so that one instruction multiplies them with the same four activations broadcast,
+ * and a panel's sums come out as vectors over rows that never need adding up across lanes.
+ *
+ *   8 bits: w = scale * q,            q in -127..127     [input / 4][row][input % 4], then scales[row]
+ *   4 bits: w = scale * q + minimum,  q in 0..15         [input / 8][row][input % 4], low half the first four inputs of
+ *                                                        eight and high half the last; then scales[row], minima[row]
+ *
+ * Sums within a block are exact whole numbers and blocks are added in order, so an output does not depend on how many
+ * tokens are multiplied together. */
+#ifndef SCRATCHLM_QUANTISED_H
+#define SCRATCHLM_QUANTISED_H
+
+#include "vector.h"
+
+#if defined(__AVX2__) && defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+enum { FLOAT32, INT8, INT4 };
+#define PANEL 8
+#define BLOCK 32
+#define TOGETHER 4 /* tokens multiplied with a block of weights while it lies in registers */
+
+#define BYTES8 (PANEL * BLOCK + 2 * PANEL)
+#define BYTES4 (PANEL * BLOCK / 2 + 4 * PANEL)
+
+typedef uint16_t half;
+
+INLINE float from_half(half h) {
+#if defined(__F16C__)
+    return _cvtsh_ss(h);
+#else
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u, bits;
+    if (exponent == 0) {
+        float small = (float)fraction * 0x1p-24f;
+        return sign ? -small : small;
+    }
+    bits = exponent == 31 ? sign | 0x7f800000u | fraction << 13 : sign | (exponent + 112) << 23 | fraction << 13;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+#endif
+}
+
+/* The nearest float16, ties to even; too large becomes infinite. */
+INLINE half to_half(float value) {
+#if defined(__F16C__)
+    return (half)_cvtss_sh(value, 0);
+#else
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    uint32_t sign = bits >> 16 & 0x8000u;
+    float size = value < 0 ? -value : value;
+    if (!(size < 65520.0f)) return (half)(sign | (size == size ? 0x7c00u : 0x7e00u));
+    if (size < 0x1p-14f) return (half)(sign | (uint32_t)(int32_t)__builtin_rintf(size * 0x1p24f));
+    bits &= 0x7fffffffu;
+    bits += 0xfffu + (bits >> 13 & 1u);
+    return (half)(sign | ((bits >> 13) - (112u << 10)));
+#endif
+}
+
+/* One token's activations in 8 bits: x = scale * q in each block. */
+typedef struct {
+    int8_t *q;    /* (blocks * BLOCK) */
+    float *scale; /* (blocks) */
+    float *sum;   /* (blocks): scale times the sum of q, which the minima are multiplied with */
+} Activations;
+
+static int64_t activation_bytes(int64_t K) { return CEIL_DIV(CEIL_DIV(K, BLOCK) * (BLOCK + 8), 64) * 64; }
+
+static Activations activations_at(char *memory, int64_t K, int64_t token) {
+    int64_t blocks = CEIL_DIV(K, BLOCK);
+    char *base = memory + token * activation_bytes(K);
+    Activations a = {(int8_t *)base, (float *)(base + blocks * BLOCK), (float *)(base + blocks * (BLOCK + 4))};
+    return a;
+}
+
+static void round_activations(const float *x, int64_t K, Activations a) {
+    for (int64_t b = 0; b * BLOCK < K; b++) {
+        float block[BLOCK], largest = 0;
+        int64_t n = MIN(K - b * BLOCK, BLOCK);
+        memcpy(block, x + b * BLOCK, (size_t)n * sizeof(float));
+        for (int64_t i = n; i < BLOCK; i++) block[i] = 0;
+#pragma omp simd reduction(max : largest)
+        for (int i = 0; i < BLOCK; i++) {
+            float size = __builtin_fabsf(block[i]);
+            largest = size > largest ? size : largest;
+        }
+        float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
+        int32_t sum = 0;
+        int8_t *q = a.q + b * BLOCK;
+#pragma omp simd reduction(+ : sum)
+        for (int i = 0; i < BLOCK; i++) {
+            int32_t rounded = (int32_t)__builtin_rintf(block[i] * inverse);
+            q[i] = (int8_t)rounded;
+            sum += rounded;
+        }
+        a.scale[b] = scale;
+        a.sum[b] = scale * (float)sum;
+    }
+}
+
+#if defined(__AVX2__) && defined(__F16C__)
+INLINE __m256i four_activations(const int8_t *q) {
+    int32_t four;
+    memcpy(&four, q, 4);
+    return _mm256_set1_epi32(four);
+}
+
+/* Panels p of `tokens` tokens: y[token][PANEL] over all blocks. */
+INLINE void panel8(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, __m256 *y) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int t = 0; t < tokens; t++) y[t] = _mm256_setzero_ps();
+    for (int64_t b = 0; b < blocks; b++, w += BYTES8) {
+        __m256i sum[TOGETHER];
+        for (int t = 0; t < tokens; t++) sum[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+        for (int j = 0; j < BLOCK / 4; j++) {
+            __m256i weights = _mm256_loadu_si256((const __m256i *)(w + 32 * j)), sizes = _mm256_abs_epi8(weights);
+#pragma GCC unroll 4
+            for (int t = 0; t < tokens; t++) {
+                __m256i signed_x = _mm256_sign_epi8(four_activations(x[t].q + b * BLOCK + 4 * j), weights);
+                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, signed_x), ones));
+            }
+        }
+        __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + PANEL * BLOCK)));
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++)
+            y[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, _mm256_set1_ps(x[t].scale[b])), _mm256_cvtepi32_ps(sum[t]), y[t]);
+    }
+}
+
+INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, __m256 *y) {
+    const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
+    for (int t = 0; t < tokens; t++) y[t] = _mm256_setzero_ps();
+    for (int64_t b = 0; b < blocks; b++, w += BYTES4) {
+        __m256i sum[TOGETHER]; /* eight products of at most 2 * 15 * 127 each: 16 bits hold their sum */
+        for (int t = 0; t < tokens; t++) sum[t] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+        for (int j = 0; j < BLOCK / 8; j++) {
+            __m256i both = _mm256_loadu_si256((const __m256i *)(w + 32 * j));
+            __m256i first = _mm256_and_si256(both, low), last = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+#pragma GCC unroll 4
+            for (int t = 0; t < tokens; t++) {
+                const int8_t *q = x[t].q + b * BLOCK + 8 * j;
+                sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(first, four_activations(q)));
+                sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(last, four_activations(q + 4)));
+            }
+        }
+        __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + PANEL * BLOCK / 2)));
+        __m256 minima = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + PANEL * BLOCK / 2 + 2 * PANEL)));
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++) {
+            __m256 whole = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[t], ones));
+            y[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, _mm256_set1_ps(x[t].scale[b])), whole, y[t]);
+            y[t] = _mm256_fmadd_ps(minima, _mm256_set1_ps(x[t].sum[b]), y[t]);
+        }
+    }
+}
+
+INLINE void store_panel(float *out, __m256 sums, int64_t rows) {
+    if (rows >= PANEL) {
+        _mm256_storeu_ps(out, sums);
+        return;
+    }
+    float all[PANEL];
+    _mm256_storeu_ps(all, sums);
+    memcpy(out, all, (size_t)rows * sizeof(float));
+}
+typedef __m256 sums;
+#else
+typedef struct {
+    float row[PANEL];
+} sums;
+
+INLINE void panel8(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, sums *y) {
+    for (int t = 0; t < tokens; t++) memset(&y[t], 0, sizeof(sums));
+    for (int64_t b = 0; b < blocks; b++, w += BYTES8)
+        for (int t = 0; t < tokens; t++) {
+            int32_t sum[PANEL] = {0};
+            const int8_t *q = x[t].q + b * BLOCK, *v = (const int8_t *)w;
+            for (int j = 0; j < BLOCK / 4; j++)
+                for (int r = 0; r < PANEL; r++)
+                    for (int i = 0; i < 4; i++) sum[r] += (int32_t)v[32 * j + 4 * r + i] * q[4 * j + i];
+            const half *scales = (const half *)(w + PANEL * BLOCK);
+            for (int r = 0; r < PANEL; r++) y[t].row[r] += from_half(scales[r]) * x[t].scale[b] * (float)sum[r];
+        }
+}
+
+INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, sums *y) {
+    for (int t = 0; t < tokens; t++) memset(&y[t], 0, sizeof(sums));
+    for (int64_t b = 0; b < blocks; b++, w += BYTES4)
+        for (int t = 0; t < tokens; t++) {
+            int32_t sum[PANEL] = {0};
+            const int8_t *q = x[t].q + b * BLOCK;
+            for (int j = 0; j < BLOCK / 8; j++)
+                for (int r = 0; r < PANEL; r++)
+                    for (int i = 0; i < 4; i++) {
+                        uint8_t both = w[32 * j + 4 * r + i];
+                        sum[r] += (both & 15) * q[8 * j + i] + (both >> 4) * q[8 * j + 4 + i];
+                    }
+            const half *scales = (const half *)(w + PANEL * BLOCK / 2), *minima = scales + PANEL;
+            for (int r = 0; r < PANEL; r++) {
+                y[t].row[r] += from_half(scales[r]) * x[t].scale[b] * (float)sum[r];
+                y[t].row[r] += from_half(minima[r]) * x[t].sum[b];
+            }
+        }
+}
+
+INLINE void store_panel(float *out, sums s, int64_t rows) {
+    memcpy(out, s.row, (size_t)MIN(rows, PANEL) * sizeof(float));
+}
+#endif
+
+static int64_t panel_bytes(int kind, int64_t K) { return CEIL_DIV(K, BLOCK) * (kind == INT8 ? BYTES8 : BYTES4); }
+
+INLINE void one_panel(int kind, const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, float *y,
+                      int64_t ld, int64_t rows) {
+    sums s[TOGETHER];
+    if (kind == INT8)
+        panel8(tokens, blocks, w, x, s);
+    else
+        panel4(tokens, blocks, w, x, s);
+    for (int t = 0; t < tokens; t++) store_panel(y + t * ld, s[t], rows);
+}
+
+/* y (tokens, ld)[:, 8 first .. 8 last] = x W^T for panels first to last - 1 of a matrix with N rows. A panel stays in the
+ * nearest cache while all tokens pass. */
+static void multiply_panels(int kind, int64_t tokens, int64_t N, int64_t K, const uint8_t *w, char *x, float *y, int64_t ld,
+                            int64_t first, int64_t last) {
+    int64_t blocks = CEIL_DIV(K, BLOCK), bytes = panel_bytes(kind, K);
+    for (int64_t p = first; p < last; p++) {
+        const uint8_t *panel = w + p * bytes;
+        int64_t rows = N - p * PANEL, t = 0;
+        float *out = y + p * PANEL;
+        Activations a[TOGETHER];
+        for (; t + TOGETHER <= tokens; t += TOGETHER) {
+            for (int i = 0; i < TOGETHER; i++) a[i] = activations_at(x, K, t + i);
+            one_panel(kind, TOGETHER, blocks, panel, a, out + t * ld, ld, rows);
+        }
+        for (; t + 2 <= tokens; t += 2) {
+            for (int i = 0; i < 2; i++) a[i] = activations_at(x, K, t + i);
+            one_panel(kind, 2, blocks, panel, a, out + t * ld, ld, rows);
+        }
+        for (; t < tokens; t++) {
+            a[0] = activations_at(x, K, t);
+            one_panel(kind, 1, blocks, panel, a, out + t * ld, ld, rows);
+        }
+    }
+}
+
+/* Row n of a packed matrix as float32. */
+static void unpack_row(int kind, int64_t K, const uint8_t *w, int64_t n, float *out) {
+    const uint8_t *block = w + n / PANEL * panel_bytes(kind, K);
+    int r = (int)(n % PANEL);
+    for (int64_t k = 0; k < K; k++) {
+        int i = (int)(k % BLOCK);
+        if (i == 0 && k) block += kind == INT8 ? BYTES8 : BYTES4;
+        if (kind == INT8) {
+            half scale;
+            memcpy(&scale, block + PANEL * BLOCK + 2 * r, 2);
+            out[k] = from_half(scale) * (float)(int8_t)block[32 * (i / 4) + 4 * r + i % 4];
+        } else {
+            half scale, minimum;
+            memcpy(&scale, block + PANEL * BLOCK / 2 + 2 * r, 2);
+            memcpy(&minimum, block + PANEL * BLOCK / 2 + 2 * PANEL + 2 * r, 2);
+            uint8_t both = block[32 * (i / 8) + 4 * r + i % 4];
+            out[k] = from_half(scale) * (float)(i % 8 < 4 ? both & 15 : both >> 4) + from_half(minimum);
+        }
+    }
+}
+
+#endif
