@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from scratchlm.cache import models_folder
-from scratchlm.checkpoints.hub_cache import find_snapshot, is_hub_id
+from scratchlm.checkpoints.hub_cache import find_snapshot, is_hub_id, unfinished_path
 from scratchlm.checkpoints.run import DESCRIPTION
 from scratchlm.checkpoints.stored import RECORD, Recorded, check_sizes, read_record
 from scratchlm.errors import UserError
@@ -104,6 +104,8 @@ def resolve(name: str | Path, *, pull: bool = False) -> Located:
             from scratchlm.checkpoints.download import pull as fetch
 
             return fetch(text)
+        if unfinished_path(entry.hub if entry is not None else text).exists():
+            raise UserError(f"{text} was not fetched to its end; go on with: scratchlm models pull {text}")
         if entry is not None:
             raise UserError(f"{text} is not on this machine yet; fetch it with: scratchlm models pull {text}")
         raise UserError(
