@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scratchlm.checkpoints.dialects import Fields, config_from_fields
 from scratchlm.checkpoints.express import fields_from_config
-from scratchlm.checkpoints.families import FAMILIES, Source, Table, join, row_counts, split, split_layer
+from scratchlm.checkpoints.families import FAMILIES, Table, join, split
 from scratchlm.checkpoints.files import (
     disk_errors,
     write_atomically,
@@ -22,6 +22,7 @@ from scratchlm.checkpoints.files import (
     write_text,
 )
 from scratchlm.checkpoints.headers import CURE, read_json
+from scratchlm.checkpoints.matching import match
 from scratchlm.checkpoints.weights import SINGLE, WeightFiles, model_tensors, set_parameters
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder, Encoder, ModelConfig, empty_model, parameter_count
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 _LARGEST_CONFIG = 4 << 20
+_FOLDED = ("norm.weight", "norm.bias", "head.weight")
 EXACT = "scratchlm."
 """Before the names of a run's tensors that stand beside a form of them that ``transformers`` can use."""
 
@@ -74,9 +76,9 @@ def load_huggingface(folder: str | Path, dtype: torch.dtype = torch.float32) -> 
         )
     model = empty_model(config)
     assert isinstance(model, Decoder | Encoder)
-    shapes = {name: info.shape for name, info in files.tensors.items()}
+    shapes = {name: info.shape for name, info in files.tensors.items() if not name.startswith(EXACT)}
     table = _table(fields.values["model_type"], shapes)
-    sources = match(model, table, shapes, files.read, str(folder))
+    sources = match(_shapes(model_tensors(model)), config, table, shapes, files.read, str(folder))
     tensors = {}
     for name, source in sources.items():
         tensors[name] = join([files.read(theirs) for theirs in source.names], source).to(dtype)
@@ -92,106 +94,6 @@ def _table(family: str, names: Iterable[str]) -> Table:
     """The family's table, in the form without a prefix if that is how the tensors are named."""
     table = FAMILIES[family]
     return table if any(name.startswith(table.prefix) for name in names) else table.without_prefix()
-
-
-# -- which tensor is which --------------------------------------------------------------------------------------------
-
-
-def match(
-    model: nn.Module,
-    table: Table,
-    shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[str], Tensor],
-    origin: str,
-    *,
-    exact: bool = False,
-) -> dict[str, Source]:
-    """Where each of the model's tensors is found among theirs.
-
-    Args:
-        model: an empty one will do.
-        shapes: their names and shapes.
-        read: gives one of theirs; asked for those only that must equal another, or be zero.
-        origin: how the checkpoint is called in complaints.
-        exact: take what stands under our own names (see :data:`EXACT`) before theirs.
-
-    Raises:
-        UserError: tensors are missing, unknown or of another shape; all of them are named.
-    """
-    config: ModelConfig = model.config  # type: ignore[assignment]
-    wanted = model_tensors(model)
-    sources: dict[str, Source] = {}
-    missing, misshapen, known = [], [], {name for name in shapes if table.is_ignored(name)}
-    known |= {name for name in shapes if name.startswith(EXACT)}
-    if any(name.startswith(EXACT) for name in shapes):
-        known.update(table.source("head.weight").names)  # the folded head, of its own even where ours is tied
-    for ours, tensor in wanted.items():
-        source = table.source(ours)
-        known.update(source.names)
-        if exact and EXACT + ours in shapes:
-            source = Source((EXACT + ours,), transpose=False)
-        sources[ours] = source
-        for theirs, shape in zip(source.names, _their_shapes(tuple(tensor.shape), source, config), strict=True):
-            if theirs not in shapes:
-                missing.append(theirs)
-            elif shapes[theirs] != shape:
-                misshapen.append(f"{theirs} is {list(shapes[theirs])} instead of {list(shape)}")
-    copies = [(theirs, ours) for theirs, ours in table.copies if theirs in shapes and theirs not in known]
-    silent = [
-        name
-        for ours, source in table.always_biased(config.layers)
-        if ours not in wanted
-        for name in source.names
-        if name in shapes
-    ]
-    unknown = set(shapes) - known - {theirs for theirs, ours in copies if ours in wanted} - set(silent)
-    problems = [
-        f"{what} {', '.join(_gathered(names))}"
-        for what, names in (("missing:", missing), ("unknown:", unknown), ("of another shape:", misshapen))
-        if names
-    ]
-    if problems:
-        raise UserError(f"{origin} does not hold the model that its config describes; {'; '.join(problems)}; {CURE}")
-    for theirs, ours in copies:
-        if not torch.equal(read(theirs), read(sources[ours].names[0])):
-            raise UserError(
-                f"{origin}: {theirs} must equal {sources[ours].names[0]}, as tie_word_embeddings says; {CURE}"
-            )
-    for name in silent:
-        if bool(read(name).any()):
-            raise UserError(f"{origin}: {name} is not zero, and the model has no such bias; {CURE}")
-    return sources
-
-
-def _their_shapes(shape: tuple[int, ...], source: Source, config: ModelConfig) -> list[tuple[int, ...]]:
-    if source.transpose:
-        shape = shape[::-1]
-    if len(source.names) == 1:
-        return [shape]
-    return [(rows, *shape[1:]) for rows in row_counts(config, len(source.names))]
-
-
-def _gathered(names: Iterable[str]) -> list[str]:
-    """Names that differ in the block's number only as one: ``h.{0-11}.ln_1.weight``."""
-    patterns: dict[str, list[int]] = {}
-    for name in names:
-        pattern, layer = split_layer(name)
-        patterns.setdefault(pattern, []).extend([int(layer)] if layer else [])
-    return sorted(
-        pattern.replace("{}", str(layers[0]) if len(layers) == 1 else f"{{{_ranges(layers)}}}") if layers else pattern
-        for pattern, layers in patterns.items()
-    )
-
-
-def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] -> ``0-2,5``."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -260,8 +162,7 @@ def run_form(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     fields, theirs = huggingface_form(model)
     if _folds(model.config):  # type: ignore[arg-type]
         own = model_tensors(model)
-        names = ("norm.weight", "norm.bias", "head.weight", "head.bias")
-        theirs |= {EXACT + name: own[name].detach() for name in names if name in own}
+        theirs |= {EXACT + name: own[name].detach() for name in (*_FOLDED, "head.bias") if name in own}
     return fields, theirs
 
 
@@ -274,9 +175,17 @@ def tensors_from_run(model: nn.Module, tensors: Mapping[str, Tensor], origin: st
     config: ModelConfig = model.config  # type: ignore[assignment]
     expressed = replace(config, head_bias=False) if _folds(config) else config
     table = _table(fields_from_config(expressed)["model_type"], tensors)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    sources = match(model, table, shapes, tensors.__getitem__, origin, exact=True)
-    return {name: join([tensors[theirs] for theirs in source.names], source) for name, source in sources.items()}
+    exact = {name.removeprefix(EXACT): tensor for name, tensor in tensors.items() if name.startswith(EXACT)}
+    folded = {theirs for name in _FOLDED for theirs in table.source(name).names} if exact else set()
+    theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXACT) and name not in folded}
+    wanted = {name: shape for name, shape in _shapes(model_tensors(model)).items() if name not in exact}
+    sources = match(wanted, config, table, _shapes(theirs), theirs.__getitem__, origin)
+    found = {name: join([theirs[one] for one in source.names], source) for name, source in sources.items()}
+    return exact | found
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def config_text(fields: Mapping[str, Any], tokenizer: Tokenizer | None) -> str:
