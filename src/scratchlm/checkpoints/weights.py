@@ -84,6 +84,11 @@ class WeightFiles:
                 self.tensors[name], self._places[name] = info, (path, stored)
 
     @property
+    def paths(self) -> list[Path]:
+        """The files that hold them."""
+        return sorted({path for path, _ in self._places.values()})
+
+    @property
     def numbers(self) -> int:
         """How many there are in all tensors together."""
         return sum(info.elements for info in self.tensors.values())
