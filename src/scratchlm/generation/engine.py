@@ -204,8 +204,8 @@ class Engine:
                 return None
         if not self.backend.keeps:
             shared, best = [0] * len(shared), free[0]
-        if best in free and 2 * shared[best] >= len(self._held[best]):
-            slot = best
+        if best in free and 10 * shared[best] >= 9 * len(self._held[best]):
+            slot = best  # it goes on with that text; another text that only begins alike gets a copy
         else:
             slot = min(free, key=lambda one: (bool(self._held[one]), self._used[one]))
             if slot != best and shared[best]:

@@ -38,6 +38,9 @@ _MODEL_TENSORS = {
 }
 _INTEGERS = ("layer_count", "width", "heads", "kv_heads", "head_size", "ffn", "activation", "rms", "pre", "causal")
 
+SHARED = 2**20
+"""Products of a layer, in multiply-adds, from which on waking other threads costs less than they save."""
+
 
 class _Matrix(Structure):
     _fields_ = [("data", c_void_p), ("bias", c_void_p), ("rows", c_int64), ("columns", c_int64), ("kind", c_int64)]
@@ -150,12 +153,12 @@ class NativeModel:
         )
         for field, size in zip(_INTEGERS, sizes, strict=True):
             setattr(self._model, field, int(size))
+        self._layer_size = sum(m.rows * m.columns for m in (getattr(self._layers[0], f) for f in _LAYER_MATRICES))
         self._address = ctypes.addressof(self._model)
         self._forward = _function("forward", [c_void_p, c_void_p, c_int64], None)
         self._work_size = _function("forward_work", [c_void_p, c_void_p, c_int64], c_int64)
         self._work = torch.empty(0, dtype=torch.uint8)
         self._logits = torch.empty(0)
-        # What the pass needs besides is allocated once: a call a token must cost nothing.
 
     @property
     def bytes(self) -> int:
@@ -241,7 +244,7 @@ class NativeModel:
         call.keys, call.values = cache.keys.data_ptr(), cache.values.data_ptr()
         call.logits = None if logits is None else logits.data_ptr()
         call.states = None if states is None else states.data_ptr()
-        call.threads = torch.get_num_threads()
+        call.threads = torch.get_num_threads() if len(ids) * self._layer_size >= SHARED else 1
         size = self._work_size(self._address, ctypes.byref(call), longest)
         if self._work.numel() < size + 64:
             self._work = torch.empty(size + 64, dtype=torch.uint8)
