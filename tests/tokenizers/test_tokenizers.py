@@ -7,7 +7,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scratchlm.errors import UserError
@@ -90,6 +90,8 @@ def test_characters_decode_every_text_of_known_characters_exactly(text):
 @given(text=TRICKY)
 @settings(max_examples=150, deadline=None)
 def test_our_fast_path_gives_the_ids_of_the_library_underneath(tokenizers, kind, text):
+    # The library takes a word that is spelled like a special token for the token; here it is an unknown word.
+    assume(kind != "word" or not set(text.split()) & set(SPECIALS))
     tokenizer = tokenizers[kind]
     assert tokenizer.encode(text) == tokenizer._backend.encode(text, add_special_tokens=False).ids
 
@@ -98,6 +100,7 @@ def test_our_fast_path_gives_the_ids_of_the_library_underneath(tokenizers, kind,
 @given(text=TRICKY, rest=TRICKY)
 @settings(max_examples=150, deadline=None)
 def test_a_text_cut_where_it_may_be_cut_encodes_as_the_whole(tokenizers, kind, text, rest):
+    assume(kind != "word" or not set((text + rest).split()) & set(SPECIALS))
     tokenizer = tokenizers[kind]
     cut = tokenizer.safe_cut(text)
     if cut is None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from scratchlm.data.files import Source
 from scratchlm.data.split import iter_texts, passages
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
+from scratchlm.tokenizers.parts import Kind
 from scratchlm.tokenizers.segments import safe_cut
-from scratchlm.tokenizers.tokenizer import Kind, Unknown
+from scratchlm.tokenizers.tokenizer import Unknown
 
 SAMPLE_CHARACTERS = 64_000_000
 """A trained vocabulary hardly changes with more text than this, while the trainer's memory grows."""

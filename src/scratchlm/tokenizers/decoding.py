@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from tokenizers import Tokenizer as Backend
 
+from scratchlm.tokenizers.parts import steps_of
+
 
 class Pieces:
-    """What each id adds to a text: bytes for byte-level BPE, characters for the rest.
+    """What each id adds to a text: bytes for byte-level BPE and SentencePiece's, characters for the rest.
 
     A word or WordPiece token is written differently at the start of a text (no space before it), hence two tables.
     """
@@ -18,15 +21,20 @@ class Pieces:
 
     def __init__(self, backend: Backend, kind: str) -> None:
         tokens = {i: token for token, i in backend.get_vocab(with_added_tokens=True).items()}
-        names = [tokens[i] for i in range(len(tokens))]
+        names = [tokens.get(i, "") for i in range(max(tokens) + 1)]  # published vocabularies may have gaps
+        added = backend.get_added_tokens_decoder()
         self.bytes: list[bytes] | None = None
+        self.drop_space = False
+        """Whether the space at the very start of a text is the tokenizer's and not the text's."""
         if kind == "bpe":
-            special = backend.get_added_tokens_decoder()
-            alphabet = _byte_alphabet()
-            self.bytes = [
-                name.encode() if i in special else bytes(alphabet[character] for character in name)
-                for i, name in enumerate(names)
-            ]
+            alphabet = byte_alphabet()
+            self.bytes = [name.encode() if i in added else _bytes_of(name, alphabet) for i, name in enumerate(names)]
+        elif kind == "spm":
+            self.bytes = [name.encode() if i in added else _sentencepiece_bytes(name) for i, name in enumerate(names)]
+            self.drop_space = any(
+                step["type"] == "Strip" or (step["type"] == "Metaspace" and step.get("prepend_scheme") != "never")
+                for step in steps_of(backend.decoder)
+            )
         elif kind == "char":
             self.first = self.later = names
         elif kind == "word":
@@ -39,7 +47,8 @@ class Pieces:
 
     def text(self, ids: list[int]) -> str:
         if self.bytes is not None:
-            return b"".join([self.bytes[i] for i in ids]).decode("utf-8", "replace")
+            content = b"".join([self.bytes[i] for i in ids])
+            return (content.removeprefix(b" ") if self.drop_space else content).decode("utf-8", "replace")
         parts = [self.later[i] for i in ids]
         if parts:
             parts[0] = self.first[ids[0]]
@@ -63,7 +72,11 @@ class StreamDecoder:
         if token in self._skipped:
             return ""
         if self._pieces.bytes is not None:
-            return self._utf8.decode(self._pieces.bytes[token])
+            content = self._pieces.bytes[token]
+            if self._pieces.drop_space and not self._started:
+                content = content.removeprefix(b" ")
+            self._started = True
+            return self._utf8.decode(content)
         table = self._pieces.later if self._started else self._pieces.first
         self._started = True
         return table[token]
@@ -73,7 +86,22 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _byte_alphabet() -> dict[str, int]:
+def _bytes_of(name: str, alphabet: dict[str, int]) -> bytes:
+    try:
+        return bytes([alphabet[character] for character in name])
+    except KeyError:  # an entry that is not spelled in bytes, as padding at the end of some vocabularies
+        return name.encode()
+
+
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+def _sentencepiece_bytes(name: str) -> bytes:
+    found = _BYTE.fullmatch(name)
+    return bytes([int(found[1], 16)]) if found else name.replace("\u2581", " ").encode()
+
+
+def byte_alphabet() -> dict[str, int]:
     """GPT-2's spelling of the 256 bytes (Radford et al. 2019): printable ones as themselves, the rest from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(byte): byte for byte in printable}

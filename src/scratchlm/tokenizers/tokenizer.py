@@ -16,10 +16,20 @@ from tokenizers import Tokenizer as Backend
 
 from scratchlm.errors import UserError
 from scratchlm.tokenizers.decoding import Pieces, StreamDecoder
+from scratchlm.tokenizers.foreign import read_folder, read_json
+from scratchlm.tokenizers.parts import (
+    END_TOKENS,
+    Kind,
+    Parts,
+    around,
+    careful,
+    cuts_at_spaces,
+    simple_specials,
+    state_of,
+)
 from scratchlm.tokenizers.segments import SegmentEncoder, safe_cut
 from scratchlm.tokenizers.unknown import unknown_character, unknown_word
 
-Kind = Literal["char", "word", "bpe", "wordpiece"]
 Unknown = Literal["error", "token"]
 Ids = NDArray[np.unsignedinteger]
 
@@ -30,23 +40,43 @@ ROLES = {"pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]", "bos": "[BOS]", "eos"
 class Tokenizer:
     """Text to ids and back.
 
-    ``kind`` is "char", "word", "bpe" or "wordpiece". ``unknown`` says what becomes of text outside the vocabulary:
-    "error" raises a :class:`UserError` that names it, "token" writes the unknown token. Decoding is exact for
-    characters and BPE; words come back joined by single spaces.
+    ``kind`` is "char", "word", "bpe", "wordpiece" or, for tokenizers made elsewhere, "spm" (SentencePiece's BPE).
+    ``unknown`` says what becomes of text outside the vocabulary: "error" raises a :class:`UserError` that names it,
+    "token" writes the unknown token. Decoding is exact for characters and BPE; words come back joined by single spaces.
+
+    ``foreign`` tokenizers were made elsewhere: the backend alone decides their ids.
     """
 
-    def __init__(self, backend: Backend, kind: Kind, *, unknown: Unknown, roles: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        kind: Kind,
+        *,
+        unknown: Unknown,
+        roles: Mapping[str, str],
+        end_ids: Iterable[int] = (),
+        chat_template: str | None = None,
+        max_length: int | None = None,
+        foreign: bool = False,
+    ) -> None:
         self._backend = backend
         self.kind: Kind = kind
         self.unknown: Unknown = unknown
         self.roles = dict(roles)
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
-        self.special_ids: frozenset[int] = frozenset(backend.get_added_tokens_decoder())
+        self.foreign = foreign
+        self.chat_template = chat_template
+        """The Jinja template that makes a text of messages; see :mod:`scratchlm.tokenizers.chat`."""
+        self.max_length = max_length
+        """The longest sequence that the model behind it takes, in tokens, where the tokenizer's files say it."""
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        added = backend.get_added_tokens_decoder()
+        self.special_ids: frozenset[int] = frozenset(i for i, token in added.items() if token.special or not foreign)
         self.pad_id, self.unk_id, self.mask_id, self.bos_id, self.eos_id = (
             backend.token_to_id(roles[role]) if role in roles else None for role in ROLES
         )
-        self.eos_ids: frozenset[int] = frozenset() if self.eos_id is None else frozenset({self.eos_id})
-        """Every id that ends a text."""
+        ends = {i for i in self.special_ids if foreign and added[i].content in END_TOKENS} | set(end_ids)
+        self.eos_ids: frozenset[int] = frozenset(ends if self.eos_id is None else ends | {self.eos_id})
+        """All ids that end a text, the end of a turn in a chat included."""
         # Special tokens spelled in ordinary text are ordinary text; encode() itself finds them where it should.
         backend.encode_special_tokens = True
         self._specials = {self.token(i): i for i in sorted(self.special_ids)}
@@ -55,22 +85,66 @@ class Tokenizer:
         self.dtype = smallest_dtype(self.vocab_size)
         """The smallest unsigned integer that holds every id: uint8, uint16 or uint32."""
 
-    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+    @classmethod
+    def from_parts(cls, parts: Parts) -> Tokenizer:
+        """A tokenizer made elsewhere."""
+        return cls(
+            parts.backend,
+            parts.kind,
+            unknown="token",
+            roles=parts.roles,
+            end_ids=parts.end_ids,
+            chat_template=parts.chat_template,
+            max_length=parts.max_length,
+            foreign=True,
+        )
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Tokenizer:
+        """The tokenizer of a run or of a published model, from its files: tokenizer.json, or vocab.json and merges.txt,
+        or vocab.txt, with the settings beside them.
+
+        Raises:
+            UserError: there is none, a file is damaged, or it is of a kind that is not supported.
+        """
+        folder = Path(folder)
+        if "scratchlm_kind" in read_json(folder / "tokenizer_config.json"):
+            return cls.load(folder)
+        return cls.from_parts(read_folder(folder))
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """What ``add_special`` puts before a text: [CLS], <s>, or nothing."""
+        return self._around[0]
+
+    @property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """What ``add_special`` puts after a text: [SEP], </s>, or nothing."""
+        return self._around[1]
+
+    @cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return around(self._backend) if self.foreign else ((), ())
+
+    def encode(self, text: str, *, allow_special: bool = False, add_special: bool = False) -> list[int]:
         """The ids of ``text``.
 
         With ``allow_special``, "[MASK]" and its like become the special tokens; without it they are text like any
-        other, so that a corpus cannot smuggle them in.
+        other, so that a corpus cannot smuggle them in. With ``add_special`` the tokens that the model expects around a
+        text are added.
 
         Raises:
             UserError: with ``unknown="error"``, something is not in the vocabulary; the line says what and where.
         """
         ids: list[int] = self.encode_array(text, allow_special=allow_special).tolist()
-        return ids
+        return [*self.prefix_ids, *ids, *self.suffix_ids] if add_special else ids
 
     def encode_array(self, text: str, *, allow_special: bool = False) -> Ids:
         """As :meth:`encode`, as an array (tokens,) in :attr:`dtype`; fast on large texts."""
         if not (allow_special and self._special_pattern):
             return self._encode_plain(text, text, 0)
+        if self._seeing_specials is not None:
+            return self._encode_whole(self._seeing_specials, text, text, 0)
         parts, offset = [], 0
         for number, part in enumerate(self._special_pattern.split(text)):
             special = number % 2 == 1  # re.split with one group alternates text and match
@@ -115,6 +189,8 @@ class Tokenizer:
 
     def safe_cut(self, text: str) -> int | None:
         """The last offset at which ``text`` can be cut so that its parts encode as the whole; None: nowhere."""
+        if self.foreign and not self._in_segments:
+            return None
         return len(text) if self.kind == "char" else safe_cut(text)
 
     @cached_property
@@ -131,6 +207,13 @@ class Tokenizer:
             "scratchlm_unknown": self.unknown,
         }
         config |= {f"{role}_token": token for role, token in self.roles.items()}
+        if self.foreign:
+            config |= {"scratchlm_foreign": True, "scratchlm_end_ids": sorted(self.eos_ids)}
+            config["add_prefix_space"] = bool(state_of(self._backend.pre_tokenizer).get("add_prefix_space", False))
+        if self.max_length is not None:
+            config["model_max_length"] = self.max_length
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8", newline="\n")
@@ -155,12 +238,19 @@ class Tokenizer:
             raise UserError(
                 f"{settings} is damaged or was not written by scratchlm; restore it or train again"
             ) from error
-        try:
-            backend = Backend.from_str(vocabulary.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{vocabulary} is damaged ({error}); restore it or train again") from error
-        roles = {role: config[f"{role}_token"] for role in ROLES if f"{role}_token" in config}
-        return cls(backend, kind, unknown=unknown, roles=roles)
+        backend = careful(lambda: Backend.from_str(vocabulary.read_text(encoding="utf-8")), str(vocabulary))
+        foreign = bool(config.get("scratchlm_foreign", False))
+        names = {name.removesuffix("_token"): token for name, token in config.items() if name.endswith("_token")}
+        return cls(
+            backend,
+            kind,
+            unknown=unknown,
+            roles={role: token for role, token in names.items() if isinstance(token, str)},
+            end_ids=config.get("scratchlm_end_ids", ()),
+            chat_template=config.get("chat_template"),
+            max_length=config.get("model_max_length"),
+            foreign=foreign,
+        )
 
     # ---- encoding, one method per way of cutting text
 
@@ -170,6 +260,8 @@ class Tokenizer:
             return self._encode_characters(part, text, offset)
         if self.kind == "word":
             return self._encode_words(part, text, offset)
+        if self.foreign and not self._in_segments:
+            return self._encode_whole(self._backend, part, text, offset)
         try:
             ids = self._encode_segments(part)
         except (TypeError, UnicodeEncodeError):
@@ -178,6 +270,26 @@ class Tokenizer:
         if self.unknown == "error" and self.unk_id is not None and bool((ids == self.unk_id).any()):
             self._refuse_wordpiece(part, text, offset)
         return ids
+
+    def _encode_whole(self, backend: Backend, part: str, text: str, offset: int) -> Ids:
+        try:
+            return np.array(backend.encode_batch_fast([part], add_special_tokens=False)[0].ids, self.dtype)
+        except (TypeError, UnicodeEncodeError):
+            self._refuse_surrogates(part, text, offset)
+            raise
+
+    @cached_property
+    def _in_segments(self) -> bool:
+        return cuts_at_spaces(self._backend)
+
+    @cached_property
+    def _seeing_specials(self) -> Backend | None:
+        """A second backend, which finds special tokens in a text, where :attr:`_special_pattern` would not do."""
+        if not self.foreign or simple_specials(self._backend):
+            return None
+        backend = Backend.from_str(self._backend.to_str())
+        backend.encode_special_tokens = False
+        return backend
 
     def _encode_characters(self, part: str, text: str, offset: int) -> Ids:
         points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

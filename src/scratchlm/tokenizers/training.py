@@ -19,10 +19,12 @@ from tokenizers import (
 from tokenizers import Tokenizer as Backend
 
 from scratchlm.errors import UserError
+from scratchlm.tokenizers.parts import Kind
 from scratchlm.tokenizers.segments import WHITE_SPACE
-from scratchlm.tokenizers.tokenizer import ROLES, Kind, Tokenizer, Unknown
+from scratchlm.tokenizers.tokenizer import ROLES, Tokenizer, Unknown
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = ("char", "word", "bpe", "wordpiece")
+"""Those that can be trained here."""
 DEFAULT_VOCAB_SIZE = 8192
 """For the trained kinds, where none is asked for."""
 _LONGEST_WORD = 200
