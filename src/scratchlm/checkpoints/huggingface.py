@@ -192,9 +192,12 @@ def config_text(fields: Mapping[str, Any], tokenizer: Tokenizer | None) -> str:
     """The text of a config.json, with the ids of the tokenizer's special tokens."""
     values = dict(fields)
     if tokenizer is not None:
-        for role in ("bos", "eos", "pad"):
-            if values[f"{role}_token_id"] is None:
-                values[f"{role}_token_id"] = getattr(tokenizer, f"{role}_id")
+        others = sorted(tokenizer.eos_ids - {tokenizer.eos_id})  # a chat's end of turn, say
+        ends = others if tokenizer.eos_id is None else [tokenizer.eos_id, *others]
+        values["bos_token_id"] = tokenizer.bos_id
+        values["eos_token_id"] = ends if len(ends) > 1 else next(iter(ends), None)
+        if values["pad_token_id"] is None:  # RoBERTa's positions depend on its own
+            values["pad_token_id"] = tokenizer.pad_id
     return json.dumps(values, indent=2) + "\n"
 
 

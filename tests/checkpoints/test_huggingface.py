@@ -1,0 +1,467 @@
+"""Hugging Face's folders: fields that are not understood, tensors that do not fit, files that lie."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import resource
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from scratchlm.checkpoints import (
+    RunFolder,
+    export_huggingface,
+    load_huggingface,
+    model_tensors,
+    read_config,
+    save_huggingface,
+)
+from scratchlm.checkpoints.files import write_tensors
+from scratchlm.errors import UserError
+from scratchlm.models import ModelConfig, build_model, model_preset
+from scratchlm.tokenizers import train_tokenizer
+
+LLAMA = ModelConfig(
+    vocab_size=50,
+    context=16,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    ffn_width=24,
+    positions="rotary",
+    norm="rmsnorm",
+    activation="swiglu",
+    out_bias=False,
+    ffn_bias=False,
+    head_bias=False,
+)
+BERT = ModelConfig(
+    vocab_size=50,
+    architecture="encoder",
+    context=16,
+    width=16,
+    layers=1,
+    heads=2,
+    norm_placement="post",
+    qkv_bias=True,
+    embedding_norm=True,
+    token_types=2,
+    final_norm=False,
+    head="none",
+    head_bias=False,
+)
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_huggingface(build_model(LLAMA), tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def fields(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    return values
+
+
+def change(folder: Path, **values: Any) -> None:
+    (folder / CONFIG).write_text(json.dumps(fields(folder) | values))
+
+
+def complaint(folder: Path, load: Callable[[Path], object] = load_huggingface) -> str:
+    """The one line that opening ``folder`` gives, and proof that it took no memory to find out."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError) as error:
+        load(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# -- the config -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "mamba"}, "model_type is 'mamba'"),
+        ({"model_type": None}, "no 'model_type'|model_type is None"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is .*yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_scaling is .*dynamic"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling has no 'factor'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": -1}}, "factor is -1"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters is "),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures is .*Classification"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures is .*not a list"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', not true or false"),
+        ({"hidden_size": -16}, "hidden_size is -16"),
+        ({"hidden_size": "16"}, "hidden_size is '16'"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"hidden_size": 16.0}, "hidden_size is 16.0"),
+        ({"hidden_size": 2**60}, "hidden_size is 1152921504606846976"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is None"),
+        ({"num_hidden_layers": 10**9}, "describes a model of"),
+        ({"vocab_size": 10**11}, "describes a model of"),
+        ({"intermediate_size": 10**10, "num_hidden_layers": 10**6}, "describes a model of"),
+        ({"max_position_embeddings": 10**11}, "table of positions"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
+        ({"num_key_value_heads": 3}, "heads 4 is not a multiple of kv_heads 3"),
+        ({"attention_dropout": 1.5}, "attention_dropout is 1.5"),
+        ({"rope_theta": 0.0}, "rope_theta is 0.0"),
+        ({"sliding_window": 4}, "sliding_window is 4"),
+    ],
+)
+def test_a_field_that_is_not_understood_is_named(values: dict[str, Any], words: str, folder: Path) -> None:
+    change(folder, **values)
+    line = complaint(folder)
+    assert re.search(words, line), line
+    assert CONFIG in line
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention is True"),
+        (
+            {"model_type": "bert", "position_embedding_type": "relative_key"},
+            "position_embedding_type is 'relative_key'",
+        ),
+        ({"model_type": "bert", "is_decoder": True}, "is_decoder is True"),
+        ({"model_type": "bert", "architectures": ["BertForTokenClassification"]}, "architectures is"),
+        ({"model_type": "roberta", "max_position_embeddings": 2}, "max_position_embeddings is 2"),
+        (
+            {"model_type": "roberta", "hidden_act": "relu", "architectures": ["RobertaForMaskedLM"]},
+            "hidden_act is 'relu'",
+        ),
+        ({"model_type": "bert", "hidden_act": "mish"}, "hidden_act is 'mish'"),
+        (
+            {"model_type": "qwen3", "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
+            "layer_types is",
+        ),
+    ],
+)
+def test_features_that_our_models_lack_are_named(values: dict[str, Any], words: str) -> None:
+    gpt2 = {"n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 16}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    whole = gpt2 | sizes | {"vocab_size": 50, "intermediate_size": 24, "max_position_embeddings": 16, "head_dim": 4}
+    with pytest.raises(UserError, match=words):
+        read_config(whole | values)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"rope_theta": 5e5}, {"rope_theta": 5e5, "rope_type": "default"}),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0},
+        ),
+        ({"rope_theta": 10_000.0}, {"rope_type": "default"}),
+    ],
+)
+def test_both_styles_of_rotary_settings_say_the_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    values = {key: value for key, value in fields(folder).items() if not key.startswith("rope")}
+    assert read_config(values | old) == read_config(values | {"rope_parameters": new})
+
+
+def test_a_config_is_enough_to_read_the_config(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    assert read_config(folder).layers == 2
+    assert f"neither {WEIGHTS}" in complaint(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "damaged"),
+        (b"[]", "holds no object"),
+        (b"\xff\xfe", "cannot be read"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"hidden_size": NaN}', "no JSON"),
+        (b'{"model_type": "gpt2", "model_type": "bert"}', "twice"),
+        (b" " * (5 << 20), "more than any such file needs"),
+        (None, "is missing"),
+    ],
+)
+def test_a_config_that_is_no_config(content: bytes | None, words: str, folder: Path) -> None:
+    (folder / CONFIG).unlink() if content is None else (folder / CONFIG).write_bytes(content)
+    line = complaint(folder)
+    assert words in line, line
+    assert CONFIG in line
+
+
+# -- the tensors ------------------------------------------------------------------------------------------------------
+
+
+def test_every_missing_unknown_and_misshapen_tensor_is_named(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["model.layers.0.mlp.up_proj.weight"], tensors["model.layers.1.mlp.up_proj.weight"]
+    del tensors["model.norm.weight"]
+    tensors["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(16)
+    tensors["model.vision.weight"] = torch.zeros(2)
+    tensors["model.layers.1.self_attn.k_proj.weight"] = torch.zeros(8, 17)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    line = complaint(folder)
+    for words in (
+        "missing: model.layers.{0-1}.mlp.up_proj.weight, model.norm.weight;",
+        "unknown: model.layers.0.self_attn.q_proj.bias, model.vision.weight;",
+        "of another shape: model.layers.1.self_attn.k_proj.weight is [8, 17] instead of [8, 16];",
+    ):
+        assert words in line, line
+
+
+def test_a_tied_head_that_differs_is_refused_and_one_that_does_not_is_taken(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(folder, tie_word_embeddings=True)
+    assert "lm_head.weight must equal model.embed_tokens.weight" in complaint(folder)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, folder / WEIGHTS)
+    model = load_huggingface(folder)
+    assert model.head.weight is model.embed.tokens.weight
+
+
+def test_numbers_of_another_kind_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors | {"model.norm.weight": torch.ones(16, dtype=torch.int8)}, folder / WEIGHTS)
+    assert "'model.norm.weight' is stored as I8" in complaint(folder)
+
+
+def test_what_is_done_to_a_loaded_model_does_not_reach_its_file(folder: Path) -> None:
+    before = (folder / WEIGHTS).read_bytes()
+    model = load_huggingface(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert (folder / WEIGHTS).read_bytes() == before
+    save_huggingface(model, folder)  # over the file that is mapped
+    assert not load_huggingface(folder).norm.weight.any()  # type: ignore[union-attr]
+
+
+# -- files that lie ---------------------------------------------------------------------------------------------------
+
+
+def packed(header: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x01",
+        packed({}, length=2**63),
+        packed({}, length=99_000_000),
+        packed(b"{" * 50),
+        packed(b'{"a":' * 20_000),
+        packed(b"\xff\xff\xff"),
+        packed({"a": ONE}),
+        packed({"a": ONE}, bytes(7)),
+        packed({"a": ONE}, bytes(9)),
+        packed({"a": ONE, "b": ONE}, bytes(8)),
+        packed({"a": ONE | {"data_offsets": [8, 16]}}, bytes(16)),
+        packed({"a": ONE | {"data_offsets": [8, 0]}}, bytes(8)),
+        packed({"a": ONE | {"shape": [-2]}}, bytes(8)),
+        packed({"a": ONE | {"shape": [2**40, 2**40]}}, bytes(8)),
+        packed({"a": ONE | {"shape": [3]}}, bytes(8)),
+        packed({"a": ONE | {"dtype": "F99"}}, bytes(8)),
+        packed({"a": 5}),
+    ],
+)
+def test_a_hostile_safetensors_file_is_one_line(content: bytes, folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(content)
+    assert WEIGHTS in complaint(folder)
+
+
+def test_a_file_cut_short_anywhere_is_one_line(folder: Path) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    for length in (0, 7, 8, 100, len(whole) // 2, len(whole) - 1):
+        (folder / WEIGHTS).write_bytes(whole[:length])
+        assert WEIGHTS in complaint(folder)
+
+
+def sharded(folder: Path, index: dict[str, str] | None = None) -> None:
+    """Split the folder's file into two shards, with an index that may be changed."""
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = sorted(tensors)
+    parts = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    table = {name: file for file, part in parts.items() for name in part} | (index or {})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": table}))
+
+
+def test_shards_are_read(folder: Path) -> None:
+    before = model_tensors(load_huggingface(folder))
+    sharded(folder)
+    after = model_tensors(load_huggingface(folder))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "place", ["../one.safetensors", "/etc/passwd", "a/one.safetensors", "one.bin", "", 7, "..\\one.safetensors"]
+)
+def test_an_index_that_points_elsewhere_is_refused(place: Any, folder: Path) -> None:
+    sharded(folder, {"model.norm.weight": place})
+    save_file({"model.norm.weight": torch.ones(16)}, folder.parent / "one.safetensors")
+    line = complaint(folder)
+    assert INDEX in line
+    assert "which is no safetensors file beside it" in line
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({"model.norm.weight": "three.safetensors"}, "three.safetensors is missing"),
+        ({"model.nothing": "one.safetensors"}, "puts 'model.nothing' into one.safetensors, which lacks it"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_shards_is_refused(index: dict[str, str], words: str, folder: Path) -> None:
+    sharded(folder, index)
+    assert words in complaint(folder)
+
+
+def test_the_same_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    sharded(folder)
+    for file in ("one.safetensors", "two.safetensors"):
+        save_file(load_file(folder / file) | {"model.norm.weight": torch.ones(16)}, folder / file)
+    assert "holds 'model.norm.weight' a second time" in complaint(folder)
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_a_pickle_is_never_opened_and_the_line_says_how_to_convert_it(name: str, folder: Path) -> None:
+    sprung = folder / "sprung"
+    (folder / WEIGHTS).unlink()
+    (folder / name).write_bytes(pickle.dumps(Trap(sprung)))
+    for place in (folder, folder / name):
+        line = complaint(place)
+        assert "is a pickle" in line
+        assert "save_file" in line
+    assert not sprung.exists()
+
+
+def test_the_line_about_pickles_converts_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    program = complaint(folder).split('python -c "')[1].removesuffix('"')
+    monkeypatch.chdir(folder)
+    exec(program, {})
+    assert torch.equal(load_huggingface(folder).embed.tokens.weight, tensors["model.embed_tokens.weight"])
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (model_preset("tinybert", 50), "norm_placement is 'pre', and BERT in transformers has it 'post'"),
+        (model_preset("transformer", 50), "architecture is 'seq2seq'"),
+        (model_preset("modern", 50), "activation is 'relu2', and Qwen3 in transformers has it 'swiglu'"),
+        (model_preset("tinygpt", 50, embedding_scale=2.0), "embedding_scale is 2.0"),
+        (model_preset("tinygpt", 50, kv_heads=2), "key_value_heads is 2"),
+        (model_preset("tinygpt", 50, positions="none"), "positions is 'none'"),
+    ],
+)
+def test_a_model_that_transformers_lacks_gives_the_reason_and_no_files(
+    config: ModelConfig, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        export_huggingface(build_model(config), train_tokenizer("char", ["abc"]), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_does_not_touch_what_is_there(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    tokenizer = train_tokenizer("char", ["abc"])
+    with pytest.raises(UserError, match="is there already; choose a new folder"):
+        export_huggingface(build_model(LLAMA), tokenizer, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    export_huggingface(build_model(LLAMA), tokenizer, folder.parent / "new")
+    assert {CONFIG, WEIGHTS, "tokenizer.json"} <= {path.name for path in (folder.parent / "new").iterdir()}
+
+
+def test_special_tokens_of_the_tokenizer_are_in_the_config(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer("char", ["abc"], special_tokens=["[PAD]", "[BOS]", "[EOS]"])
+    save_huggingface(build_model(LLAMA), tmp_path, tokenizer)
+    assert [fields(tmp_path)[f"{role}_token_id"] for role in ("pad", "bos", "eos")] == [0, 1, 2]
+
+
+def run_of(path: Path, config: ModelConfig) -> RunFolder:
+    run = RunFolder(path)
+    run.start(resume=False)
+    train_tokenizer("char", ["abcde"]).save(path)
+    run.write_description({"preset": "x", "model": config.to_dict(), "data": {"name": "letters"}})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("config", "opens"),
+    [
+        (LLAMA, True),
+        (BERT, True),
+        (model_preset("tinygpt", 5, layers=1), True),
+        (model_preset("tinybert", 5, layers=1), False),
+        (model_preset("transformer", 5, layers=1), False),
+    ],
+)
+def test_a_run_has_hugging_faces_names_where_it_can(config: ModelConfig, opens: bool, tmp_path: Path) -> None:
+    model = build_model(config)
+    run = run_of(tmp_path / "run", config)
+    run.save_weights(model)
+    assert (run.path / CONFIG).exists() == opens
+    names = set(load_file(run.path / WEIGHTS))
+    assert names.isdisjoint(model_tensors(model)) == opens
+    loaded, _ = run.load_model()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_a_run_of_an_older_version_still_opens(tmp_path: Path) -> None:
+    config = model_preset("tinygpt", 5, layers=1)
+    model = build_model(config)
+    run = run_of(tmp_path / "run", config)
+    write_tensors(run.path / WEIGHTS, model_tensors(model))
+    loaded, _ = run.load_model()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_a_runs_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    config = model_preset("tinygpt", 5, layers=1)
+    run = run_of(tmp_path / "run", config)
+    run.save_weights(build_model(config))
+    tensors = load_file(run.path / WEIGHTS)
+    del tensors["transformer.wpe.weight"]
+    write_tensors(run.path / WEIGHTS, tensors | {"more": torch.ones(1)})
+    line = complaint(run.path, lambda _: run.load_model())
+    assert "missing: transformer.wpe.weight; unknown: more" in line
+    del tensors["scratchlm.norm.bias"]
+    write_tensors(run.path / WEIGHTS, tensors)
+    assert "missing" in complaint(run.path, lambda _: run.load_model())
