@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.checkpoints import RunFolder
+from scratchlm.checkpoints.loading import open_model
 from scratchlm.data import open_stream, prepare_stream, resolve_source
 from scratchlm.errors import UserError
 from scratchlm.evaluation.diagrams import draw_architecture, draw_attention_head
@@ -28,13 +29,20 @@ from scratchlm.training.pairs import load_pairs
 
 @dataclass
 class LanguageModel:
-    """A model with its tokenizer and the run folder it lies in."""
+    """A model with its tokenizer."""
 
-    run: RunFolder
+    run: RunFolder | None
+    """The folder of the training that made it; None for a model that others trained."""
     model: Model
     tokenizer: Tokenizer
     fit: FitResult | None = None
     """How the training went; None for a model that was loaded."""
+    name: str = ""
+    """What it was opened by: a path, or a name of the catalogue."""
+
+    def __post_init__(self) -> None:
+        if not self.name and self.run is not None:
+            self.name = str(self.run.path)
 
     def generate(
         self,
@@ -85,10 +93,18 @@ class LanguageModel:
     def fill(self, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
         """For each ``[MASK]`` in ``text`` the likeliest words and their probabilities, best first.
 
+        A gap is written ``[MASK]`` whatever the model's own token for it is.
+
         Raises:
             UserError: no ``[MASK]``, unknown words, or a model that does not fill gaps.
         """
-        return fill(self.model, self.tokenizer, text, top_k)
+        if isinstance(self.model, Encoder) and self.model.head is None:
+            raise UserError(f"{self.name} gives vectors and no words, so it cannot fill gaps; use bert-base-uncased")
+        tokenizer = self.tokenizer
+        if tokenizer.mask_id is not None:
+            before, after = ("".join(map(tokenizer.token, ids)) for ids in (tokenizer.prefix_ids, tokenizer.suffix_ids))
+            text = before + text.replace(MASK, tokenizer.token(tokenizer.mask_id)) + after
+        return fill(self.model, tokenizer, text, top_k)
 
     def evaluate(
         self,
@@ -114,9 +130,11 @@ class LanguageModel:
                 raise UserError(f"{name} is {most}; give how many to look at, or 0 for all")
         if isinstance(self.model, Seq2Seq):
             return self._evaluate_pairs(self.model, data, most_pairs)
+        if isinstance(self.model, Encoder) and self.model.head is None:
+            raise UserError(f"{self.name} gives vectors and no words, so there are no predictions to measure")
         first = most_tokens or None
         if data is None:
-            stream = open_stream(self.run.path / "data")
+            stream = open_stream(self._own_run().path / "data")
             held_out = None if stream.validation is None else stream.validation[:first]
             return evaluate_run(self.model, self.tokenizer, stream.train[:first], held_out, windows=windows)
         with tempfile.TemporaryDirectory(prefix="scratchlm-") as folder:
@@ -130,7 +148,8 @@ class LanguageModel:
         if data is not None:
             parts = {"text": load_pairs(str(data), 0.0, 0).train}
         else:
-            settings, name = self.run.settings(), self.run.description()["data"]["name"]
+            run = self._own_run()
+            settings, name = run.settings(), run.description()["data"]["name"]
             pairs = load_pairs(name, settings["validation_fraction"], settings["seed"])
             # The held-out pairs tell all that matters; the training pairs, many times as many, stand in for them.
             parts = {"validation": pairs.validation} if pairs.validation else {"training": pairs.train}
@@ -140,22 +159,28 @@ class LanguageModel:
 
     def usage(self) -> str:
         """The command that uses this model."""
-        use = f'fill {self.run.path} --text "... {MASK} ..."' if isinstance(self.model, Encoder) else ""
-        return f"scratchlm {use or f'generate {self.run.path} --prompt TEXT'}"
+        use = f'fill {self.name} --text "... {MASK} ..."' if isinstance(self.model, Encoder) else ""
+        return f"scratchlm {use or f'generate {self.name} --prompt TEXT'}"
+
+    def _own_run(self) -> RunFolder:
+        """The run that holds the text to measure on when no other is given."""
+        if self.run is None:
+            raise UserError(f"{self.name} comes without the text it was trained on; say what to measure on with --data")
+        return self.run
 
 
-def load(path: str | Path, *, device: str = "auto") -> LanguageModel:
-    """Open a run folder.
+def load(name: str | Path, *, device: str = "auto") -> LanguageModel:
+    """Open a model: a run's folder, a folder of Hugging Face's, a GGUF file, or a name of the catalogue or the hub.
 
     Args:
+        name: see :func:`scratchlm.checkpoints.catalogue.resolve`. Nothing is fetched.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ...
 
     Raises:
-        UserError: it is not a run, or a file in it is missing or damaged.
+        UserError: there is no such model on this machine, or a file of it is missing or damaged.
     """
-    run = RunFolder.open(path)
-    model, tokenizer = run.load_model()
-    return LanguageModel(run, model.to(choose_device(device)), tokenizer)
+    opened = open_model(name)
+    return LanguageModel(opened.run, opened.model.to(choose_device(device)), opened.tokenizer, name=str(name))
 
 
 def train(

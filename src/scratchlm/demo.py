@@ -62,7 +62,7 @@ def run_demo(out: Path) -> Demo:
                 {"text": text, "candidates": dict(model.fill(text, top_k=3)[0])} for text in SENTENCES
             ]
         _note("drawing ...")
-        demo.figures += api.plot(model.run.path, out / "figures" / preset, text=looked_at)
+        demo.figures += api.plot(model.name, out / "figures" / preset, text=looked_at)
         demo.figures += api.plot(preset, out / "figures", vocab_size=model.tokenizer.vocab_size)
     demo.seconds = time.perf_counter() - began
     return demo

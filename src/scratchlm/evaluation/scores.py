@@ -15,13 +15,15 @@ from torch.nn import functional as F
 from scratchlm.data.batch import IGNORE, Batch
 from scratchlm.data.windows import every_block, every_window
 from scratchlm.errors import UserError
-from scratchlm.models import Encoder, Model
+from scratchlm.models import Encoder, Model, Seq2Seq
 
 if TYPE_CHECKING:
     from scratchlm.tokenizers import Tokenizer
 
 TOKENS_PER_BATCH = 16_384
 """Tokens that go through the model at once: enough to fill the cores, small enough for a laptop's memory."""
+LOGITS_AT_ONCE = 2**26
+"""Of a large vocabulary, so many logits: 256 MB. Beyond it the projection is made in parts."""
 
 
 @dataclass
@@ -70,7 +72,13 @@ def score_batches(model: Model, batches: Iterable[Batch]) -> Scores:
             batch = batch.to(device)
             if batch.labels is None:
                 raise ValueError("a batch without labels cannot be scored")
-            scores.add(model.forward_batch(batch).flatten(0, 1), batch.labels.flatten())
+            if isinstance(model, Seq2Seq) or batch.labels.numel() * model.config.vocab_size <= LOGITS_AT_ONCE:
+                scores.add(model.forward_batch(batch).flatten(0, 1), batch.labels.flatten())
+                continue
+            states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents).flatten(0, 1)
+            labels, rows = batch.labels.flatten(), max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+            for start in range(0, len(labels), rows):
+                scores.add(model.logits(states[start : start + rows]), labels[start : start + rows])
     return scores
 
 
