@@ -1,13 +1,8 @@
-"""Hugging Face's folders: fields that are not understood, tensors that do not fit, files that lie."""
+"""Hugging Face's folders: fields that are not understood, tensors that do not fit, models that cannot be written."""
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
-import resource
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,64 +23,7 @@ from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig, build_model, model_preset
 from scratchlm.tokenizers import train_tokenizer
 
-LLAMA = ModelConfig(
-    vocab_size=50,
-    context=16,
-    width=16,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    ffn_width=24,
-    positions="rotary",
-    norm="rmsnorm",
-    activation="swiglu",
-    out_bias=False,
-    ffn_bias=False,
-    head_bias=False,
-)
-BERT = ModelConfig(
-    vocab_size=50,
-    architecture="encoder",
-    context=16,
-    width=16,
-    layers=1,
-    heads=2,
-    norm_placement="post",
-    qkv_bias=True,
-    embedding_norm=True,
-    token_types=2,
-    final_norm=False,
-    head="none",
-    head_bias=False,
-)
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    save_huggingface(build_model(LLAMA), tmp_path / "llama")
-    return tmp_path / "llama"
-
-
-def fields(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    return values
-
-
-def change(folder: Path, **values: Any) -> None:
-    (folder / CONFIG).write_text(json.dumps(fields(folder) | values))
-
-
-def complaint(folder: Path, load: Callable[[Path], object] = load_huggingface) -> str:
-    """The one line that opening ``folder`` gives, and proof that it took no memory to find out."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UserError) as error:
-        load(folder)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
+from .folders import BERT, CONFIG, LLAMA, WEIGHTS, change, complaint, fields
 
 # -- the config -------------------------------------------------------------------------------------------------------
 
@@ -184,26 +122,6 @@ def test_a_config_is_enough_to_read_the_config(folder: Path) -> None:
     assert f"neither {WEIGHTS}" in complaint(folder)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"{", "damaged"),
-        (b"[]", "holds no object"),
-        (b"\xff\xfe", "cannot be read"),
-        (b'{"a":' * 100_000, "nested too deeply"),
-        (b'{"hidden_size": NaN}', "no JSON"),
-        (b'{"model_type": "gpt2", "model_type": "bert"}', "twice"),
-        (b" " * (5 << 20), "more than any such file needs"),
-        (None, "is missing"),
-    ],
-)
-def test_a_config_that_is_no_config(content: bytes | None, words: str, folder: Path) -> None:
-    (folder / CONFIG).unlink() if content is None else (folder / CONFIG).write_bytes(content)
-    line = complaint(folder)
-    assert words in line, line
-    assert CONFIG in line
-
-
 # -- the tensors ------------------------------------------------------------------------------------------------------
 
 
@@ -248,133 +166,6 @@ def test_what_is_done_to_a_loaded_model_does_not_reach_its_file(folder: Path) ->
     assert (folder / WEIGHTS).read_bytes() == before
     save_huggingface(model, folder)  # over the file that is mapped
     assert not load_huggingface(folder).norm.weight.any()  # type: ignore[union-attr]
-
-
-# -- files that lie ---------------------------------------------------------------------------------------------------
-
-
-def packed(header: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x01",
-        packed({}, length=2**63),
-        packed({}, length=99_000_000),
-        packed(b"{" * 50),
-        packed(b'{"a":' * 20_000),
-        packed(b"\xff\xff\xff"),
-        packed({"a": ONE}),
-        packed({"a": ONE}, bytes(7)),
-        packed({"a": ONE}, bytes(9)),
-        packed({"a": ONE, "b": ONE}, bytes(8)),
-        packed({"a": ONE | {"data_offsets": [8, 16]}}, bytes(16)),
-        packed({"a": ONE | {"data_offsets": [8, 0]}}, bytes(8)),
-        packed({"a": ONE | {"shape": [-2]}}, bytes(8)),
-        packed({"a": ONE | {"shape": [2**40, 2**40]}}, bytes(8)),
-        packed({"a": ONE | {"shape": [3]}}, bytes(8)),
-        packed({"a": ONE | {"dtype": "F99"}}, bytes(8)),
-        packed({"a": 5}),
-    ],
-)
-def test_a_hostile_safetensors_file_is_one_line(content: bytes, folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes(content)
-    assert WEIGHTS in complaint(folder)
-
-
-def test_a_file_cut_short_anywhere_is_one_line(folder: Path) -> None:
-    whole = (folder / WEIGHTS).read_bytes()
-    for length in (0, 7, 8, 100, len(whole) // 2, len(whole) - 1):
-        (folder / WEIGHTS).write_bytes(whole[:length])
-        assert WEIGHTS in complaint(folder)
-
-
-def sharded(folder: Path, index: dict[str, str] | None = None) -> None:
-    """Split the folder's file into two shards, with an index that may be changed."""
-    tensors = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    names = sorted(tensors)
-    parts = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
-    for file, part in parts.items():
-        save_file({name: tensors[name] for name in part}, folder / file)
-    table = {name: file for file, part in parts.items() for name in part} | (index or {})
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": table}))
-
-
-def test_shards_are_read(folder: Path) -> None:
-    before = model_tensors(load_huggingface(folder))
-    sharded(folder)
-    after = model_tensors(load_huggingface(folder))
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-@pytest.mark.parametrize(
-    "place", ["../one.safetensors", "/etc/passwd", "a/one.safetensors", "one.bin", "", 7, "..\\one.safetensors"]
-)
-def test_an_index_that_points_elsewhere_is_refused(place: Any, folder: Path) -> None:
-    sharded(folder, {"model.norm.weight": place})
-    save_file({"model.norm.weight": torch.ones(16)}, folder.parent / "one.safetensors")
-    line = complaint(folder)
-    assert INDEX in line
-    assert "which is no safetensors file beside it" in line
-
-
-@pytest.mark.parametrize(
-    ("index", "words"),
-    [
-        ({"model.norm.weight": "three.safetensors"}, "three.safetensors is missing"),
-        ({"model.nothing": "one.safetensors"}, "puts 'model.nothing' into one.safetensors, which lacks it"),
-    ],
-)
-def test_an_index_that_does_not_fit_its_shards_is_refused(index: dict[str, str], words: str, folder: Path) -> None:
-    sharded(folder, index)
-    assert words in complaint(folder)
-
-
-def test_the_same_tensor_in_two_shards_is_refused(folder: Path) -> None:
-    sharded(folder)
-    for file in ("one.safetensors", "two.safetensors"):
-        save_file(load_file(folder / file) | {"model.norm.weight": torch.ones(16)}, folder / file)
-    assert "holds 'model.norm.weight' a second time" in complaint(folder)
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
-def test_a_pickle_is_never_opened_and_the_line_says_how_to_convert_it(name: str, folder: Path) -> None:
-    sprung = folder / "sprung"
-    (folder / WEIGHTS).unlink()
-    (folder / name).write_bytes(pickle.dumps(Trap(sprung)))
-    for place in (folder, folder / name):
-        line = complaint(place)
-        assert "is a pickle" in line
-        assert "save_file" in line
-    assert not sprung.exists()
-
-
-def test_the_line_about_pickles_converts_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    torch.save(tensors, folder / "pytorch_model.bin")
-    program = complaint(folder).split('python -c "')[1].removesuffix('"')
-    monkeypatch.chdir(folder)
-    exec(program, {})
-    assert torch.equal(load_huggingface(folder).embed.tokens.weight, tensors["model.embed_tokens.weight"])
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
