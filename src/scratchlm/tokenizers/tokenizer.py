@@ -154,6 +154,20 @@ class Tokenizer:
             offset += len(part)
         return np.concatenate(parts)
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of ``text``, special tokens found, and for each the (start, end) of the characters that it stands
+        for. For tokenizers made elsewhere.
+
+        Raises:
+            ValueError: this one was made here.
+        """
+        if not self.foreign:
+            raise ValueError("only tokenizers made elsewhere tell offsets")
+        if self._seeing_specials is None:
+            raise ValueError(f"a tokenizer of the kind {self.kind!r} encodes a text's parts as the whole")
+        encoding = self._seeing_specials.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ``ids``; bytes that are no UTF-8 become U+FFFD.
 
