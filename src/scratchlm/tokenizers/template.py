@@ -12,14 +12,11 @@ import functools
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn, cast
 
 from jinja2 import Template, TemplateError, nodes
-from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, LoopContext, Macro, Undefined
@@ -28,95 +25,37 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from scratchlm.errors import UserError
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
+from scratchlm.tokenizers.pricing import (
+    ALLOWANCE,
+    BUDGET,
+    PER_CHARACTER,
+    STEP,
+    Budget,
+    names,
+    paid_filter,
+    paid_test,
+    pay_joining,
+    pay_replacement,
+    refuse,
+    size,
+    spend,
+    weigh,
+    write_out,
+)
 
 _LONGEST_SOURCE = 200_000
-_ALLOWANCE = 20_000_000
-_PER_CHARACTER = 50
-"""The budget: so much for any rendering, and so much more for each character of the messages."""
-_STEP = 40
-"""The price of a loop's turn or a call; so a template takes half a million of them at most, a second or two."""
-_STRING_METHODS = _names(
+_STRING_METHODS = names(
     "strip lstrip rstrip split rsplit splitlines startswith endswith upper lower title capitalize swapcase casefold "
     "replace find rfind index rindex count join isdigit isalpha isalnum isspace isupper islower isnumeric isdecimal "
     "removeprefix removesuffix partition rpartition"
 )
 _CONTAINER_METHODS = frozenset({"items", "keys", "values", "get", "copy", "index", "count"})
-_FILTERS = _names(
+_FILTERS = names(
     "abs capitalize count d default dictsort e escape first float groupby indent int items join last length list lower "
     "map max min reject rejectattr replace reverse safe select selectattr sort string title tojson trim unique "
     "upper"
 )
-_OF_TEXT = _names(
-    "capitalize dictsort e escape groupby indent lower max min replace safe sort string title tojson trim unique upper"
-)
-"""Filters that write a container out, or compare all that is in it."""
-_COMPARING = _names("eq equalto == ne != lt lessthan < le <= gt greaterthan > ge >= in")
-"""Tests that do."""
 _LARGEST_NUMBER = 1 << 64
-
-
-@dataclass
-class _Budget:
-    left: int
-    marks: tuple[str, str] = ("", "")
-    """What stands around the text of ``{% generation %}`` blocks, where they are looked for."""
-
-
-_BUDGET: ContextVar[_Budget] = ContextVar("budget")
-
-
-def _spend(amount: int) -> None:
-    budget = _BUDGET.get()
-    budget.left -= amount
-    if budget.left < 0:
-        raise SecurityError("it takes more steps or more memory than any chat needs")
-
-
-def _refuse(what: str) -> NoReturn:
-    raise SecurityError(f"{what} is not allowed in a chat template")
-
-
-def _size(value: Any) -> int:
-    """How many parts a value has at its top: characters, elements."""
-    return len(value) if isinstance(value, str | bytes | list | tuple | dict | range) else 0
-
-
-def _weigh(value: Any) -> None:
-    """Pay for all elements of a container, also those of the containers in it: nesting doubles quickly."""
-    if isinstance(value, list | tuple | dict):
-        _spend(8 + 8 * len(value))
-        for item in value.values() if isinstance(value, dict) else value:
-            _weigh(item)
-
-
-def _write_out(value: Any) -> None:
-    """Pay for a value's text before it is made."""
-    if isinstance(value, str | range):
-        _spend(len(value))
-    elif isinstance(value, list | tuple | dict):
-        _spend(4 + 4 * len(value))
-        for item in value if not isinstance(value, dict) else (*value.keys(), *value.values()):
-            _write_out(item)
-    else:
-        _spend(_STEP)
-
-
-def _replaced(text: str, old: Any, new: Any) -> None:
-    if isinstance(old, str) and isinstance(new, str):
-        _spend(len(text) + text.count(old) * len(new))
-
-
-def _joined(separator: Any, items: Iterable[Any]) -> list[Any]:
-    listed = list(items)
-    for item in listed:
-        _write_out(item)
-    _spend(_size(separator) * len(listed))
-    return listed
 
 
 class _Priced(NodeTransformer):
@@ -179,7 +118,7 @@ class _Generation(Extension):
         return nodes.CallBlock(self.call_method("marked"), [], [], body).set_lineno(line)
 
     def marked(self, caller: Callable[[], str]) -> str:
-        begin, end = _BUDGET.get().marks
+        begin, end = BUDGET.get().marks
         return f"{begin}{caller()}{end}"
 
 
@@ -201,9 +140,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             "raise_exception": self.complain,
             "strftime_now": self.today,
         }
-        self.filters = {name: _paid_filter(name, made) for name, made in self.filters.items() if name in _FILTERS}
-        self.tests = {name: _paid_test(name, cast(Callable[..., Any], made)) for name, made in self.tests.items()}
-        self.filters["tojson"] = _paid_filter("tojson", _to_json)
+        self.filters = {name: paid_filter(name, made) for name, made in self.filters.items() if name in _FILTERS}
+        self.tests = {name: paid_test(name, cast(Callable[..., Any], made)) for name, made in self.tests.items()}
+        self.filters["tojson"] = paid_filter("tojson", _to_json)
 
     # ---- what templates call
 
@@ -214,99 +153,99 @@ class _Environment(ImmutableSandboxedEnvironment):
     @staticmethod
     def today(form: str) -> str:
         if len(form) > 100 or re.search(r"%[^a-zA-Z%-]|%-[^a-zA-Z]", form):
-            _refuse("such a date format")
+            refuse("such a date format")
         return datetime.now().strftime(form)
 
     @staticmethod
     def numbers(*ends: int) -> range:
         made = range(*ends)
-        _spend(len(made))
+        spend(len(made))
         return made
 
     @staticmethod
     def dictionary(*args: Any, **kwargs: Any) -> dict[Any, Any]:
         made = dict(*args, **kwargs)
-        _weigh(made)
+        weigh(made)
         return made
 
     # ---- what _Priced puts in
 
     @staticmethod
     def step(literals: int) -> bool:
-        _spend(_STEP + literals)
+        spend(STEP + literals)
         return True
 
     @staticmethod
     def concatenate(*parts: Any) -> str:
-        _write_out(parts)
+        write_out(parts)
         return "".join(map(str, parts))
 
     @staticmethod
     def weighed(value: Any) -> Any:
-        _weigh(value)
+        weigh(value)
         return value
 
     @staticmethod
     def compared(value: Any) -> Any:
-        _write_out(value)
+        write_out(value)
         return value
 
     @staticmethod
     def cut(value: Any, *ends: Any) -> Any:
-        _spend(_size(value))
+        spend(size(value))
         return value[slice(*ends)]
 
     # ---- what Jinja asks
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 (as Jinja's)
-        _spend(_STEP)
+        spend(STEP)
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str):
             if name not in _STRING_METHODS:
-                _refuse(f"the method {name!r} of a text")
-            _spend(4 * len(owner))
+                refuse(f"the method {name!r} of a text")
+            spend(4 * len(owner))
             if name == "join" and args:
-                args = (_joined(owner, args[0]),)
+                args = (pay_joining(owner, args[0]),)
             elif name == "replace" and len(args) > 1:
-                _replaced(owner, *args[:2])
+                pay_replacement(owner, *args[:2])
         elif isinstance(owner, list | tuple | dict):
             if name not in _CONTAINER_METHODS:
-                _refuse(f"the method {name!r} of a list")
-            _write_out(owner) if name in ("index", "count") else _spend(len(owner))
+                refuse(f"the method {name!r} of a list")
+            write_out(owner) if name in ("index", "count") else spend(len(owner))
         elif isinstance(owner, LoopContext):  # loop.cycle and loop.changed
-            _write_out(args)
+            write_out(args)
         elif isinstance(__obj, Macro | LoopContext | BlockReference) or __obj is Namespace:
-            _weigh((*args, *kwargs.values()))
+            weigh((*args, *kwargs.values()))
         elif not (isinstance(owner, Extension) or isinstance(__obj, Undefined) or __obj in _OURS):
-            _refuse(f"calling {name!r}")
+            refuse(f"calling {name!r}")
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "+":
-            _spend(_size(left) + _size(right))
+            spend(size(left) + size(right))
         elif operator == "**":
-            _refuse("the operator **")
+            refuse("the operator **")
         elif isinstance(left, str) and operator == "%":
             if re.search(r"%[^sd%]", left):
-                _refuse("a format with a width")
-            _spend(len(left))
-            _write_out(right)
+                refuse("a format with a width")
+            spend(len(left))
+            write_out(right)
         elif operator == "*":
             for many, times in ((left, right), (right, left)):
                 if isinstance(times, int):
-                    _spend(_size(many) * max(times, 0))
+                    spend(size(many) * max(times, 0))
         if any(isinstance(side, int) and abs(side) > _LARGEST_NUMBER for side in (left, right)):
-            _refuse("a number of that size")
+            refuse("a number of that size")
         return super().call_binop(context, operator, left, right)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, str) and attribute in ("format", "format_map"):
-            _refuse(f"the method {attribute!r} of a text")
+            refuse(f"the method {attribute!r} of a text")
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, str) and argument in ("format", "format_map"):
-            _refuse(f"the method {argument!r} of a text")
+            refuse(f"the method {argument!r} of a text")
         return super().getitem(obj, argument)
 
 
@@ -318,7 +257,7 @@ _OURS = (
 
 
 def _finalised(value: Any) -> Any:
-    _write_out(value)
+    write_out(value)
     return value
 
 
@@ -326,44 +265,8 @@ def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
     if len(str(separators)) > 40 or len(str(indent)) > 8 or (isinstance(indent, int) and indent > 16):
-        _refuse("such an indentation")
+        refuse("such an indentation")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _paid_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-    place = 1 if hasattr(made, "jinja_pass_arg") else 0  # after the environment or context that Jinja passes
-
-    @functools.wraps(made)
-    def paid(*args: Any, **kwargs: Any) -> Any:
-        listed = list(args)
-        value, rest = listed[place], listed[place + 1 :]
-        _spend(_STEP + 4 * _size(value))
-        if name == "join":
-            listed[place] = value = _joined(rest[0] if rest else kwargs.get("d", ""), value)
-        elif name in _OF_TEXT:
-            _write_out(value)
-        if name == "replace" and len(rest) > 1:
-            _replaced(str(value), *rest[:2])
-        if name == "indent":
-            width = rest[0] if rest else kwargs.get("width", 4)
-            _spend((width if isinstance(width, int) else _size(width)) * (1 + str(value).count("\n")))
-        result = made(*listed, **kwargs)
-        _spend(_size(result))
-        return result
-
-    return paid
-
-
-def _paid_test(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-    if name not in _COMPARING:
-        return made
-
-    @functools.wraps(made)
-    def paid(*args: Any) -> Any:
-        _write_out(args)
-        return made(*args)
-
-    return paid
 
 
 class ChatTemplate:
@@ -378,7 +281,7 @@ class ChatTemplate:
             raise UserError(
                 f"the chat template has {len(source):,} characters; more than {_LONGEST_SOURCE:,} is no chat's"
             )
-        token = _BUDGET.set(_Budget(_ALLOWANCE))
+        token = BUDGET.set(Budget(ALLOWANCE))
         try:
             environment = _Environment()
             parsed = environment.parse(source)
@@ -391,7 +294,7 @@ class ChatTemplate:
         except (Exception, RecursionError, MemoryError) as error:
             raise UserError(f"the chat template is not valid: {_one_line(error)}; give another one") from error
         finally:
-            _BUDGET.reset(token)
+            BUDGET.reset(token)
 
     def render(self, variables: Mapping[str, Any], *, marks: bool = False) -> tuple[str, list[tuple[int, int]]]:
         """The text, and with ``marks`` the (start, end) of each generation block in it.
@@ -401,17 +304,17 @@ class ChatTemplate:
         """
         token = secrets.token_hex(8)  # so that no message can pretend to be a mark
         begin, end = (f"\ue000{token}{side}\ue001" for side in "<>") if marks else ("", "")
-        budget = _Budget(_ALLOWANCE, (begin, end))
-        reset = _BUDGET.set(budget)
+        budget = Budget(ALLOWANCE, (begin, end))
+        reset = BUDGET.set(budget)
         try:
-            budget.left += _PER_CHARACTER * _characters(variables)
+            budget.left += PER_CHARACTER * _characters(variables)
             text = self._template.render(variables)
         except (Exception, RecursionError, MemoryError) as error:
             raise UserError(
                 f"the chat template cannot be rendered: {_one_line(error)}; mend the template or the chat"
             ) from error
         finally:
-            _BUDGET.reset(reset)
+            BUDGET.reset(reset)
         return _without_marks(text, begin, end) if marks else (text, [])
 
 
