@@ -8,13 +8,11 @@
  * A token's numbers do not depend on the other tokens of the call. With float32 weights there are two kinds of product,
  * for the first `dots` tokens dot products that read each weight once, for the others a blocked product; they round
  * differently, so the caller decides by what a token is (generated or prompt), not by how many there are. */
-#include <math.h>
 #include <omp.h>
 
 #include "cached.h"
 #include "quantised.h"
-
-enum { RELU, GELU, GELU_TANH, SWIGLU, RELU2 };
+#include "rows.h"
 
 typedef struct {
     const void *data; /* (rows, columns) float32, or packed by quantised.c */
@@ -67,99 +65,7 @@ typedef struct {
     Input normed;
 } Thread;
 
-INLINE float sigmoid(float x) {
-    float e = exp_nonpositive(x < 0 ? x : -x);
-    return (x < 0 ? e : 1.0f) / (1.0f + e);
-}
-
-/* LayerNorm (Ba et al. 2016, eq. 4) or RMSNorm (Zhang and Sennrich 2019, eq. 4) of one row. y may be x. */
-static void norm(const Model *m, const float *x, const float *weight, const float *bias, float *y, int n, int rms) {
-    float mean = 0;
-    vec s = {0};
-    int i = 0;
-    if (!rms) {
-        for (; i + LANES <= n; i += LANES) s += *(const loose_vec *)(x + i);
-        mean = sum_lanes(s);
-        for (; i < n; i++) mean += x[i];
-        mean /= (float)n;
-    }
-    s = (vec){0};
-    for (i = 0; i + LANES <= n; i += LANES) {
-        vec d = *(const loose_vec *)(x + i) - mean;
-        s += d * d;
-    }
-    float square = sum_lanes(s);
-    for (; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
-    float scale = 1.0f / sqrtf(square / (float)n + m->eps);
-    if (bias)
-#pragma omp simd
-        for (int j = 0; j < n; j++) y[j] = (x[j] - mean) * scale * weight[j] + bias[j];
-    else
-#pragma omp simd
-        for (int j = 0; j < n; j++) y[j] = (x[j] - mean) * scale * weight[j];
-}
-
-/* h, one row after `up`, -> (F) in place; for SWIGLU h is (2F), gate first. */
-static void activate(int activation, int n, float *h) {
-    switch (activation) {
-    case RELU:
-#pragma omp simd
-        for (int i = 0; i < n; i++) h[i] = h[i] > 0 ? h[i] : 0;
-        break;
-    case RELU2:
-#pragma omp simd
-        for (int i = 0; i < n; i++) h[i] = h[i] > 0 ? h[i] * h[i] : 0;
-        break;
-    case GELU:
-#pragma omp simd
-        for (int i = 0; i < n; i++) {
-            float slope;
-            h[i] = gelu_and_slope(h[i], &slope);
-        }
-        break;
-    case GELU_TANH: /* 0.5 (1 + tanh u) is the sigmoid of 2u */
-#pragma omp simd
-        for (int i = 0; i < n; i++) h[i] *= sigmoid(1.595769122f * (h[i] + 0.044715f * h[i] * h[i] * h[i]));
-        break;
-    case SWIGLU:
-#pragma omp simd
-        for (int i = 0; i < n; i++) h[i] = h[i] * sigmoid(h[i]) * h[n + i];
-        break;
-    }
-}
-
-/* Turn each pair (i, i + D/2) of a head (Su et al. 2021). */
-static void rotate(float *x, const float *cos, const float *sin, int size) {
-    int half_size = size / 2;
-    for (int i = 0; i < half_size; i++) {
-        float first = x[i], second = x[i + half_size];
-        x[i] = first * cos[i] - second * sin[i];
-        x[i + half_size] = second * cos[i] + first * sin[i];
-    }
-}
-
 /* ---- products ------------------------------------------------------------------------------------------------ */
-
-/* Outputs o to o + 3 of every row: four rows of W at a time, each read once for all rows of x. */
-static void dot_four(const float *weight, const float *x, int64_t ldx, float *y, int64_t ldy, int64_t rows, int64_t in,
-                     int64_t o, int64_t outputs) {
-    const float *w[4];
-    for (int i = 0; i < 4; i++) w[i] = weight + MIN(o + i, outputs - 1) * in;
-    for (int64_t r = 0; r < rows; r++) {
-        const float *xr = x + r * ldx;
-        vec s[4] = {{0}, {0}, {0}, {0}};
-        int64_t k = 0;
-        for (; k + LANES <= in; k += LANES) {
-            vec part = *(const loose_vec *)(xr + k);
-            for (int i = 0; i < 4; i++) s[i] += *(const loose_vec *)(w[i] + k) * part;
-        }
-        for (int i = 0; i < 4 && o + i < outputs; i++) {
-            float total = sum_lanes(s[i]);
-            for (int64_t j = k; j < in; j++) total += w[i][j] * xr[j];
-            y[r * ldy + o + i] = total;
-        }
-    }
-}
 
 /* y (tokens, w->rows) = in W^T + bias, to be called by all threads; ends with a barrier. `dots` as in Call. */
 static void linear(const Thread *t, const Matrix *w, Input in, int64_t ldx, float *y, int64_t tokens, int64_t dots) {
@@ -212,7 +118,7 @@ static void embed(const Thread *t) {
         for (int j = 0; j < m->width; j++) x[j] *= m->embedding_scale;
         if (m->positions) add_row(m->width, m->positions + t->c->positions[i] * m->width, x);
         if (m->types) add_row(m->width, m->types, x);
-        if (m->embed_norm_weight) norm(m, x, m->embed_norm_weight, m->embed_norm_bias, x, m->width, m->rms);
+        if (m->embed_norm_weight) norm(x, m->embed_norm_weight, m->embed_norm_bias, x, m->width, m->eps, m->rms);
     }
 }
 
@@ -223,7 +129,7 @@ static void join(const Thread *t, const float *z, const float *weight, const flo
     for (int64_t i = t->first; i < t->c->tokens; i += t->step) {
         float *x = t->x + i * C, *y = m->pre ? t->normed.x + i * C : x;
         if (z) add_row(C, z + i * C, x);
-        if (weight) norm(m, x, weight, bias, y, m->width, m->rms);
+        if (weight) norm(x, weight, bias, y, m->width, m->eps, m->rms);
         if (next) round_input(next, t->normed, i, y);
     }
 }
@@ -231,7 +137,7 @@ static void join(const Thread *t, const float *z, const float *weight, const flo
 /* The final norm. Where threads share y (a single token) all write the same numbers. */
 static void finish(const Model *m, const float *x, float *y) {
     if (m->norm_weight)
-        norm(m, x, m->norm_weight, m->norm_bias, y, m->width, m->rms);
+        norm(x, m->norm_weight, m->norm_bias, y, m->width, m->eps, m->rms);
     else
         memcpy(y, x, (size_t)m->width * sizeof(float));
 }
@@ -262,7 +168,7 @@ static void attention(const Thread *t, const Layer *w, int64_t layer) {
         float *q = t->qkv + i * packed;
         int64_t angle = c->positions[i] * (D / 2);
         for (int h = 0; h < s.heads + s.kv_heads; h++, q += D) {
-            if (w->q_norm) norm(m, q, h < s.heads ? w->q_norm : w->k_norm, NULL, q, s.size, 1);
+            if (w->q_norm) norm(q, h < s.heads ? w->q_norm : w->k_norm, NULL, q, s.size, m->eps, 1);
             if (m->cos) rotate(q, m->cos + angle, m->sin + angle, s.size);
         }
         int64_t row = (sequences + c->segment_slot[segment]) * s.kv_heads;
@@ -309,8 +215,15 @@ static void feed_forward(const Thread *t, const Layer *w) {
 
 static int64_t line(int64_t bytes) { return CEIL_DIV(bytes, 64) * 64; }
 
-static int64_t largest_matrix(const Model *m) {
-    int64_t floats = 0;
+/* How many of the wanted logits are dot products: all, but for whole texts that are to be scored. */
+static int64_t dotted(const Call *c) {
+    int64_t generated = 0;
+    while (generated < c->wanted_count && c->wanted[generated] < c->dots) generated++;
+    return c->wanted_count - generated > 64 ? generated : c->wanted_count;
+}
+
+static int64_t largest_matrix(const Model *m, const Call *c) {
+    int64_t floats = dotted(c) < c->wanted_count && !m->head.kind ? packed_floats(m->head.rows, m->head.columns) : 0;
     for (int l = 0; l < m->layer_count; l++) {
         const Matrix *all[] = {&m->layers[l].qkv, &m->layers[l].out, &m->layers[l].up, &m->layers[l].down};
         for (int i = 0; i < 4; i++)
@@ -335,7 +248,7 @@ static int64_t divide(Thread *t, char *work, int64_t thread, int64_t longest) {
     t->qkv = PART(line(tokens * packed * 4));
     t->mixed = PART(line(tokens * mixed * 4));
     t->hidden = PART(line(tokens * w->up.rows * 4));
-    t->packed = PART(tokens > c->dots ? line(largest_matrix(m) * 4) : 0);
+    t->packed = PART(tokens > c->dots ? line(largest_matrix(m, c) * 4) : 0);
     t->x = PART(copies * stream);
     t->normed.x = PART(copies * normed);
     t->normed.rounded = PART(copies * rounded);
@@ -387,7 +300,7 @@ void forward(const Model *m, const Call *c, int64_t longest) {
                 round_input(&m->head, t.normed, i, t.normed.x + i * C);
             }
             sync(&t);
-            linear(&t, &m->head, t.normed, C, c->logits, c->wanted_count, c->wanted_count);
+            linear(&t, &m->head, t.normed, C, c->logits, c->wanted_count, dotted(c));
         }
     }
 }

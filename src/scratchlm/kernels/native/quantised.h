@@ -105,6 +105,9 @@ static void round_activations(const float *x, int64_t K, Activations a) {
 }
 
 #if defined(__AVX2__) && defined(__F16C__)
+/* Keeps the compiler from collecting products and adding them up later, for which there are no registers. */
+#define IN_ORDER(v) __asm__("" : "+x"(v))
+
 INLINE __m256i four_activations(const int8_t *q) {
     int32_t four;
     memcpy(&four, q, 4);
@@ -125,6 +128,7 @@ INLINE void panel8(const int tokens, int64_t blocks, const uint8_t *w, const Act
             for (int t = 0; t < tokens; t++) {
                 __m256i signed_x = _mm256_sign_epi8(four_activations(x[t].q + b * BLOCK + 4 * j), weights);
                 sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, signed_x), ones));
+                IN_ORDER(sum[t]);
             }
         }
         __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + PANEL * BLOCK)));
@@ -149,6 +153,7 @@ INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, const Act
                 const int8_t *q = x[t].q + b * BLOCK + 8 * j;
                 sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(first, four_activations(q)));
                 sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(last, four_activations(q + 4)));
+                IN_ORDER(sum[t]);
             }
         }
         __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + PANEL * BLOCK / 2)));
