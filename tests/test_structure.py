@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "scratchlm"
 
 ROOMS = (
     "errors",
+    "reading",
     "cache",
     "tokenizers",
     "data",

@@ -13,9 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from scratchlm.errors import UserError
+from scratchlm.reading import LARGEST_TEXT, ordinary_size, read_text
 
-LARGEST_JSON = 256 << 20
-"""Bytes; the largest tokenizer.json known have about 35 MB."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
 _TYPES = {8: "F64 I64 U64", 4: "F32 I32 U32", 2: "F16 BF16 I16 U16", 1: "I8 U8 BOOL F8_E4M3 F8_E5M2"}
@@ -41,34 +40,31 @@ class TensorInfo:
         return self.dtype.startswith(("F", "BF"))
 
 
-def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
+def read_json(path: Path, largest: int = LARGEST_TEXT, cure: str = CURE) -> dict[str, Any]:
     """The object in a JSON file: no key twice, no NaN or infinities, no nesting without end.
 
     Raises:
-        UserError: the file is missing, too large, or holds anything else; the line names it.
+        UserError: the file is missing, too large, or holds anything else; the line names it and ends in ``cure``.
     """
     try:
-        size = path.stat().st_size
-        if size > largest:
-            raise UserError(f"{path} has {size:,} bytes, more than any such file needs; {CURE}")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, largest)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; {CURE}") from None
+        raise UserError(f"{path} is missing; {cure}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({_short(error)}); {CURE}") from error
-    return parse_json(text, str(path))
+        raise UserError(f"{path} cannot be read ({_short(error)}); {cure}") from error
+    return parse_json(text, str(path), cure)
 
 
-def parse_json(text: str, origin: str) -> dict[str, Any]:
+def parse_json(text: str, origin: str, cure: str = CURE) -> dict[str, Any]:
     """The same for a text that was read from ``origin``."""
     try:
         values = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
-        raise UserError(f"{origin} is damaged: it is nested too deeply; {CURE}") from None
+        raise UserError(f"{origin} is damaged: it is nested too deeply; {cure}") from None
     except ValueError as error:
-        raise UserError(f"{origin} is damaged ({_short(error)}); {CURE}") from error
+        raise UserError(f"{origin} is damaged ({_short(error)}); {cure}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{origin} is damaged: it holds no object; {CURE}")
+        raise UserError(f"{origin} is damaged: it holds no object; {cure}")
     return values
 
 
@@ -102,7 +98,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         UserError: it is no such file, damaged or cut short; the line says how.
     """
     try:
-        size = path.stat().st_size
+        size = ordinary_size(path)
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

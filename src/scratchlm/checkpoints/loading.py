@@ -11,6 +11,7 @@ from scratchlm.checkpoints.catalogue import Located, resolve
 from scratchlm.checkpoints.gguf import GGUFFile, load_gguf
 from scratchlm.checkpoints.huggingface import load_huggingface
 from scratchlm.checkpoints.run import RunFolder
+from scratchlm.errors import UserError
 from scratchlm.models import Model
 from scratchlm.tokenizers import Tokenizer, tokenizer_from_gguf
 
@@ -44,10 +45,17 @@ def open_model(name: str | Path | Located, dtype: torch.dtype = torch.float32) -
     located = name if isinstance(name, Located) else resolve(name)
     if located.kind == "run":
         model, tokenizer = RunFolder.open(located.path).load_model()
-        return Opened(model.to(dtype), tokenizer, located)
-    if located.kind == "gguf":
+        model = model.to(dtype)
+    elif located.kind == "gguf":
         # The tokenizer first: a file that lacks one is told before the weights are read.
         tokenizer = tokenizer_from_gguf(GGUFFile(located.path).metadata)
-        return Opened(load_gguf(located.path, dtype), tokenizer, located)
-    tokenizer = Tokenizer.open(located.path)
-    return Opened(load_huggingface(located.path, dtype), tokenizer, located)
+        model = load_gguf(located.path, dtype)
+    else:
+        tokenizer = Tokenizer.open(located.path)
+        model = load_huggingface(located.path, dtype)
+    if tokenizer.vocab_size > model.config.vocab_size:  # an id without a row would be read from beyond the table
+        raise UserError(
+            f"{located.path}: the tokenizer has ids up to {tokenizer.vocab_size - 1:,}, the model "
+            f"{model.config.vocab_size:,} rows; they do not belong together, fetch or export the model again"
+        )
+    return Opened(model, tokenizer, located)

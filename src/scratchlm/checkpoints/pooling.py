@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from scratchlm.checkpoints.headers import CURE, is_plain_name, read_json
 from scratchlm.errors import UserError
+from scratchlm.reading import read_text
 
 _LARGEST = 1 << 20
 
@@ -52,9 +53,7 @@ def read_pooling(folder: str | Path) -> PoolingSettings:
 def _modules(path: Path) -> dict[str, str]:
     """The modules' kinds, each with its folder."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("it is too large")
-        modules: Any = json.loads(path.read_text(encoding="utf-8"))
+        modules: Any = json.loads(read_text(path, _LARGEST))
         found = {str(one["type"]).rpartition(".")[2]: one["path"] for one in modules}
         if len(found) != len(modules):
             raise ValueError("a module is there twice")

@@ -37,7 +37,8 @@ from scratchlm.checkpoints.files import (
 from scratchlm.checkpoints.huggingface import CONFIG, config_text, run_form, tensors_from_run
 from scratchlm.checkpoints.weights import load_tensors, model_tensors
 from scratchlm.errors import UserError
-from scratchlm.models import Model, ModelConfig, build_model
+from scratchlm.models import Model, ModelConfig, build_model, parameter_count
+from scratchlm.reading import read_text
 from scratchlm.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -158,12 +159,12 @@ class RunFolder:
         """
         file = self.path / DESCRIPTION
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(read_text(file))
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{self.path} is not a run: it has no {DESCRIPTION}; give the --out of a training"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} cannot be read ({str(error)[:80]}); train the run again") from error
         if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("model"), dict):
             found = values.get("format") if isinstance(values, dict) else None
@@ -225,9 +226,20 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is not finished: it has no {WEIGHTS} yet; go on with: {self.resume_command()}"
             )
+        self._check_size(config)
         model = build_model(config)
         self.load_weights(model)
         return model.eval(), tokenizer
+
+    def _check_size(self, config: ModelConfig) -> None:
+        """No memory is taken for a model that is larger than its weights' file: a parameter has at least one byte."""
+        weights = self.path / WEIGHTS
+        size = weights.stat().st_size if weights.is_file() else 0
+        if 0 < size < parameter_count(config):
+            raise UserError(
+                f"{weights} is damaged or another model's: it has {size:,} bytes, {DESCRIPTION} describes "
+                f"{parameter_count(config):,} parameters; train the run again"
+            )
 
     def load_weights(self, model: nn.Module) -> None:
         """Put the run's weights into a model of its shape.

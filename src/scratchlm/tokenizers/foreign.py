@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordPiece
 
 from scratchlm.errors import UserError
+from scratchlm.reading import read_text
 from scratchlm.tokenizers.parts import Parts, add_specials, careful, kind_of, state_of
 from scratchlm.tokenizers.pretokenizers import pre_tokenizer
 
@@ -83,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is no JSON object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -125,7 +126,7 @@ def _backend(folder: Path, config: Mapping[str, Any], family: str, roles: Mappin
     names = _names(folder)
     if "tokenizer.json" in names:
         path = folder / "tokenizer.json"
-        backend = careful(lambda: Backend.from_str(path.read_text(encoding="utf-8")), str(path))
+        backend = careful(lambda: Backend.from_str(read_text(path)), str(path))
         backend.no_truncation()
         backend.no_padding()
         return backend
@@ -145,7 +146,7 @@ def _backend(folder: Path, config: Mapping[str, Any], family: str, roles: Mappin
 
 def _bpe(vocabulary: Path, merges: Path, family: str) -> Backend:
     vocab = read_json(vocabulary)
-    lines = merges.read_text(encoding="utf-8").split("\n")
+    lines = read_text(merges).split("\n")
     # The first line tells the version; the last is empty; a merge is two symbols, a line like "# #" among them.
     pairs = [
         tuple(line.split(" ")) for n, line in enumerate(lines) if line.strip() and not (n == 0 and "version" in line)
@@ -159,7 +160,7 @@ def _bpe(vocabulary: Path, merges: Path, family: str) -> Backend:
 
 
 def _wordpiece(path: Path, config: Mapping[str, Any], roles: Mapping[str, str]) -> Backend:
-    words = path.read_text(encoding="utf-8").split("\n")
+    words = read_text(path).split("\n")
     if words and not words[-1]:
         words.pop()
     vocab = {word.rstrip("\r"): number for number, word in enumerate(words)}
@@ -261,7 +262,7 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8")
+            return read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read ({str(error)[:80]}); fetch it again") from error
     value = config.get("chat_template")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 from scratchlm.errors import UserError
+from scratchlm.reading import read_text
 from scratchlm.tokenizers.decoding import Pieces, StreamDecoder
 from scratchlm.tokenizers.foreign import read_folder, read_json
 from scratchlm.tokenizers.parts import (
@@ -246,13 +247,13 @@ class Tokenizer:
             if not path.is_file():
                 raise UserError(f"{path} is missing; give a folder in which a run saved its tokenizer")
         try:
-            config = json.loads(settings.read_text(encoding="utf-8"))
+            config = json.loads(read_text(settings))
             kind, unknown = config["scratchlm_kind"], config["scratchlm_unknown"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{settings} is damaged or was not written by scratchlm; restore it or train again"
             ) from error
-        backend = careful(lambda: Backend.from_str(vocabulary.read_text(encoding="utf-8")), str(vocabulary))
+        backend = careful(lambda: Backend.from_str(read_text(vocabulary)), str(vocabulary))
         foreign = bool(config.get("scratchlm_foreign", False))
         names = {name.removesuffix("_token"): token for name, token in config.items() if name.endswith("_token")}
         return cls(
