@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,18 +14,26 @@ from scratchlm.checkpoints.gguf import GGUFFile, load_gguf
 from scratchlm.checkpoints.huggingface import load_huggingface
 from scratchlm.checkpoints.run import RunFolder
 from scratchlm.errors import UserError
-from scratchlm.models import Model
+from scratchlm.models import Model, ModelConfig
 from scratchlm.tokenizers import Tokenizer, tokenizer_from_gguf
 
 
-@dataclass(frozen=True)
+@dataclass
 class Opened:
     """A model, ready for use."""
 
-    model: Model
-    """In evaluation mode."""
+    config: ModelConfig
     tokenizer: Tokenizer
     located: Located
+    file: GGUFFile | None
+    """Where it is a GGUF file: its tensors one by one, for who needs no model in memory."""
+    read: Callable[[], Model]
+    """Brings the weights in."""
+
+    @cached_property
+    def model(self) -> Model:
+        """In evaluation mode; read at first use."""
+        return self.read()
 
     @property
     def chat_template(self) -> str | None:
@@ -36,26 +46,41 @@ class Opened:
         return RunFolder(self.located.path) if self.located.kind == "run" else None
 
 
-def open_model(name: str | Path | Located, dtype: torch.dtype = torch.float32) -> Opened:
-    """Load the model of a path, a catalogue name or a hub id, in ``dtype``, with its tokenizer. Nothing is fetched.
+def open_model(name: str | Path | Located, dtype: torch.dtype = torch.float32, *, weights: bool = True) -> Opened:
+    """Open the model of a path, a catalogue name or a hub id, in ``dtype``, with its tokenizer. Nothing is fetched.
+
+    With ``weights=False`` a GGUF file's are checked but not read until :attr:`Opened.model` is asked for.
 
     Raises:
         UserError: it is not on this machine, damaged, or of a kind that is not supported; the line says what to do.
     """
     located = name if isinstance(name, Located) else resolve(name)
-    if located.kind == "run":
-        model, tokenizer = RunFolder.open(located.path).load_model()
-        model = model.to(dtype)
-    elif located.kind == "gguf":
+    if located.kind == "gguf":
+        file = GGUFFile(located.path)
         # The tokenizer first: a file that lacks one is told before the weights are read.
-        tokenizer = tokenizer_from_gguf(GGUFFile(located.path).metadata)
-        model = load_gguf(located.path, dtype)
+        tokenizer = _gguf_tokenizer(file)
+        file.our_names()
+        opened = Opened(file.config(), tokenizer, located, file, lambda: load_gguf(located.path, dtype))
+        if weights:
+            _ = opened.model
     else:
-        tokenizer = Tokenizer.open(located.path)
-        model = load_huggingface(located.path, dtype)
-    if tokenizer.vocab_size > model.config.vocab_size:  # an id without a row would be read from beyond the table
+        if located.kind == "run":
+            model, tokenizer = RunFolder.open(located.path).load_model()
+            model = model.to(dtype)
+        else:
+            tokenizer = Tokenizer.open(located.path)
+            model = load_huggingface(located.path, dtype)
+        opened = Opened(model.config, tokenizer, located, None, lambda: model)
+    if tokenizer.vocab_size > opened.config.vocab_size:  # an id without a row would be read from beyond the table
         raise UserError(
             f"{located.path}: the tokenizer has ids up to {tokenizer.vocab_size - 1:,}, the model "
-            f"{model.config.vocab_size:,} rows; they do not belong together, fetch or export the model again"
+            f"{opened.config.vocab_size:,} rows; they do not belong together, fetch or export the model again"
         )
-    return Opened(model, tokenizer, located)
+    return opened
+
+
+def _gguf_tokenizer(file: GGUFFile) -> Tokenizer:
+    try:
+        return tokenizer_from_gguf(file.metadata)
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from error
