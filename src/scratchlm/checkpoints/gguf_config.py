@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_parallel_residual": (False,),
 }
 """Settings that change the computation, and the values at which they do not."""
+XIELU = {"xielu.alpha_p": math.log(math.e - 1), "xielu.alpha_n": -100.0, "xielu.beta": 0.0, "xielu.eps": -1e-6}
+"""Apertus' activation (Huang & Schlag 2024): above zero it is softplus(alpha_p) x^2 + beta x, and below zero its other
+half is multiplied by softplus(alpha_n) + beta. With these numbers, 1, 0 and 0, it is the squared ReLU."""
 
 
 class _Settings:
@@ -89,6 +93,13 @@ def read_gguf_config(
     """
     family = family_of(metadata)
     settings = _Settings(metadata, family.name)
+    for key, meant in XIELU.items() if family.name == "apertus" else ():
+        values = np.atleast_1d(metadata.get(key, np.nan))
+        # The negative side vanishes at any number so low, whatever its eps.
+        if key != "xielu.eps" and not np.allclose(np.maximum(values, -100.0), meant, atol=1e-6):
+            raise UserError(
+                f"{key} is {_shown(values.tolist())}: the activation xIELU is not supported, but for the squared ReLU"
+            )
     for key, neutral in _NEUTRAL.items():
         value = settings.get(key)
         if value is not None and value not in neutral:

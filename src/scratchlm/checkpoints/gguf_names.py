@@ -41,6 +41,14 @@ class Family:
     positions: Positions
     lines: tuple[Line, ...]
     encoder: bool = False
+    qk_norm: bool = False
+    biases: Literal["none", "some", "qkv", "all"] = "none"
+    """Which biases llama.cpp takes beside those of norms: any or none of them, exactly those of q, k and v, or all."""
+    head_bias: bool = False
+    ties: bool = True
+    """Whether it takes the token embeddings where there is no output matrix."""
+    stretches: bool = False
+    """Whether it reads rope_freqs.weight."""
 
 
 _TOP = (Line("embed.tokens", ("token_embd",)), Line("norm", ("output_norm",)), Line("head", ("output",)))
@@ -59,9 +67,14 @@ _GATED = Line("blocks.{i}.mlp.up", ("blk.{i}.ffn_gate", "blk.{i}.ffn_up"))
 _UP = Line("blocks.{i}.mlp.up", ("blk.{i}.ffn_up",))
 
 _ALL = (
-    Family("llama", "rmsnorm", "swiglu", "rotary", (*_TOP, *_COMMON, _TURNED, _GATED)),
-    Family("qwen2", "rmsnorm", "swiglu", "rotary", (*_TOP, *_COMMON, _SPLIT, _GATED)),
-    Family("qwen3", "rmsnorm", "swiglu", "rotary", (*_TOP, *_COMMON, _SPLIT, _GATED)),
+    Family("llama", "rmsnorm", "swiglu", "rotary", (*_TOP, *_COMMON, _TURNED, _GATED), biases="some", stretches=True),
+    Family("qwen2", "rmsnorm", "swiglu", "rotary", (*_TOP, *_COMMON, _SPLIT, _GATED), biases="qkv", head_bias=True),
+    Family("qwen3", "rmsnorm", "swiglu", "rotary", (*_TOP, *_COMMON, _SPLIT, _GATED), qk_norm=True),
+    Family("arcee", "rmsnorm", "relu2", "rotary", (*_TOP, *_COMMON, _TURNED, _UP), stretches=True),
+    # Its activation, xIELU, is the squared ReLU when its parameters are those of gguf_config.XIELU.
+    Family("apertus", "rmsnorm", "relu2", "rotary", (*_TOP, *_COMMON, _SPLIT, _UP), qk_norm=True, ties=False),
+    Family("nemotron", "layernorm", "relu2", "rotary", (*_TOP, *_COMMON, _SPLIT, _UP), biases="some", ties=False),
+    Family("starcoder2", "layernorm", "gelu_tanh", "rotary", (*_TOP, *_COMMON, _SPLIT, _UP), biases="all"),
     Family(
         "gpt2",
         "layernorm",
@@ -74,6 +87,7 @@ _ALL = (
             Line("blocks.{i}.attention.qkv", ("blk.{i}.attn_qkv",)),
             _UP,
         ),
+        biases="all",
     ),
     Family(
         "bert",

@@ -2,6 +2,7 @@
 
 from scratchlm.tokenizers.chat import Chat, render_chat
 from scratchlm.tokenizers.decoding import StreamDecoder
+from scratchlm.tokenizers.gguf_entries import gguf_entries, with_end
 from scratchlm.tokenizers.gguf_vocabulary import tokenizer_from_gguf
 from scratchlm.tokenizers.tokenizer import Tokenizer
 from scratchlm.tokenizers.training import KINDS, train_tokenizer
@@ -13,7 +14,9 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "UnknownTextError",
+    "gguf_entries",
     "render_chat",
     "tokenizer_from_gguf",
     "train_tokenizer",
+    "with_end",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, get_args
 
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -20,8 +20,11 @@ from scratchlm.tokenizers.parts import Kind, Parts, careful
 from scratchlm.tokenizers.pretokenizers import NORMALISED, WHOLE_WORDS, pre_tokenizer
 from scratchlm.tokenizers.tokenizer import Tokenizer
 
-_PREFIX = "tokenizer.ggml."
-_ROLE_KEYS = {
+PREFIX = "tokenizer.ggml."
+WHOLE_FILE = "tokenizer.huggingface.json"
+OWN_KIND, OWN_UNKNOWN = "scratchlm.tokenizer_kind", "scratchlm.tokenizer_unknown"
+"""Of tokenizers made here, which are opened from the whole file."""
+ROLE_KEYS = {
     "bos": "bos_token_id",
     "eos": "eos_token_id",
     "unk": "unknown_token_id",
@@ -50,7 +53,22 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     Raises:
         UserError: there is none, it is damaged, or of a kind that is not supported.
     """
-    return careful(lambda: Tokenizer.from_parts(_parts(_Keys(metadata))), "the file's tokenizer")
+    make = _own if OWN_KIND in metadata else lambda found: Tokenizer.from_parts(_parts(_Keys(found)))
+    return careful(lambda: make(metadata), "the file's tokenizer")
+
+
+def _own(metadata: Mapping[str, Any]) -> Tokenizer:
+    keys = _Keys(metadata)
+    kind, unknown = metadata[OWN_KIND], metadata.get(OWN_UNKNOWN)
+    if kind not in get_args(Kind) or unknown not in ("error", "token"):
+        raise UserError(f"{OWN_KIND} is {str(kind)[:40]!r}, which this version does not know")
+    backend = Backend.from_str(str(metadata.get(WHOLE_FILE)))
+    ids = {role: keys.get(name, int) for role, name in ROLE_KEYS.items()}
+    roles = {role: backend.id_to_token(i) for role, i in ids.items() if i is not None and i >= 0}
+    if roles.get("bos") == roles.get("eos"):
+        roles.pop("bos", None)  # written because llama.cpp wants one
+    known = {role: token for role, token in roles.items() if token is not None}
+    return Tokenizer(backend, kind, unknown=unknown, roles=known, chat_template=keys.chat_template)
 
 
 class _Keys:
@@ -60,28 +78,26 @@ class _Keys:
         self._metadata = metadata
 
     def get(self, name: str, kind: type, default: Any = None) -> Any:
-        value = self._metadata.get(_PREFIX + name)
+        value = self._metadata.get(PREFIX + name)
         if value is None:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise UserError(f"{_PREFIX}{name} is {str(value)[:40]!r}, not of the type {kind.__name__}; fetch it again")
+            raise UserError(f"{PREFIX}{name} is {str(value)[:40]!r}, not of the type {kind.__name__}; fetch it again")
         return value
 
     def strings(self, name: str) -> list[str]:
-        value = self._metadata.get(_PREFIX + name)
+        value = self._metadata.get(PREFIX + name)
         if not isinstance(value, list) or not value:
-            raise UserError(
-                f"{_PREFIX}{name} is missing, so the file has no tokenizer that can be used; fetch it again"
-            )
+            raise UserError(f"{PREFIX}{name} is missing, so the file has no tokenizer that can be used; fetch it again")
         return value
 
     def numbers(self, name: str, count: int) -> list[Any] | None:
-        value = self._metadata.get(_PREFIX + name)
+        value = self._metadata.get(PREFIX + name)
         if value is None:
             return None
         numbers: list[Any] = value.tolist() if hasattr(value, "tolist") else []
         if len(numbers) != count:
-            raise UserError(f"{_PREFIX}{name} has {len(numbers):,} entries for {count:,} tokens; fetch the file again")
+            raise UserError(f"{PREFIX}{name} has {len(numbers):,} entries for {count:,} tokens; fetch the file again")
         return numbers
 
     @property
@@ -93,7 +109,7 @@ class _Keys:
 def _parts(keys: _Keys) -> Parts:
     model = keys.get("model", str)
     if model not in ("gpt2", "llama", "bert"):
-        raise UserError(f"{_PREFIX}model is {model!r}, which is not supported; gpt2, llama and bert are")
+        raise UserError(f"{PREFIX}model is {model!r}, which is not supported; gpt2, llama and bert are")
     tokens = keys.strings("tokens")
     types = keys.numbers("token_type", len(tokens)) or [TokenType.NORMAL] * len(tokens)
     kind: Kind
@@ -104,16 +120,16 @@ def _parts(keys: _Keys) -> Parts:
     else:
         tokens = [_wordpiece_name(token, n == TokenType.CONTROL) for token, n in zip(tokens, types, strict=True)]
         backend, kind = _wordpiece(keys, tokens), "wordpiece"
-    ids = {name: keys.get(name, int) for name in {*_ROLE_KEYS.values(), *_END_KEYS}}
+    ids = {name: keys.get(name, int) for name in {*ROLE_KEYS.values(), *_END_KEYS}}
     for name, number in ids.items():
         if number is not None and not 0 <= number < len(tokens):
-            raise UserError(f"{_PREFIX}{name} is {number}, the vocabulary has {len(tokens):,} tokens; fetch it again")
+            raise UserError(f"{PREFIX}{name} is {number}, the vocabulary has {len(tokens):,} tokens; fetch it again")
     special = {number for number, type_ in enumerate(types) if type_ in (TokenType.CONTROL, TokenType.UNKNOWN)}
     special |= {number for name, number in ids.items() if number is not None and name != "unknown_token_id"}
     backend.add_special_tokens([_added(tokens[number], True) for number in sorted(special)])
     own = [n for n, type_ in enumerate(types) if type_ == TokenType.USER_DEFINED and n not in special]
     backend.add_tokens([_added(tokens[number], False) for number in own])
-    roles = {role: tokens[number] for role, name in _ROLE_KEYS.items() if (number := ids[name]) is not None}
+    roles = {role: tokens[number] for role, name in ROLE_KEYS.items() if (number := ids[name]) is not None}
     if kind == "bpe":
         roles.pop("unk", None)  # byte-level BPE spells everything
     before, after = _around(keys, model, roles)
@@ -167,7 +183,7 @@ def _sentencepiece(keys: _Keys, tokens: list[str], types: list[int]) -> Backend:
     of equals. BPE does the same when the ways to make each token are its merges, in the order of the scores."""
     scores = keys.numbers("scores", len(tokens))
     if scores is None:
-        raise UserError(f"{_PREFIX}scores is missing, by which tokens are joined; fetch the file again")
+        raise UserError(f"{PREFIX}scores is missing, by which tokens are joined; fetch the file again")
     vocabulary = _numbered(tokens)
     joinable = {
         token for token, type_ in zip(tokens, types, strict=True)

@@ -113,8 +113,8 @@ def paid_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
         elif name in _OF_TEXT:
             write_out(value)
         if name == "replace":
-            old, new, *_ = [*rest, *(kwargs.get(key) for key in ("old", "new")[len(rest) :])]
-            pay_replacement(str(value), old, new)
+            named = dict(zip(("old", "new"), rest, strict=False)) | kwargs
+            pay_replacement(str(value), named.get("old"), named.get("new"))
         if name == "indent":
             width = rest[0] if rest else kwargs.get("width", 4)
             spend((width if isinstance(width, int) else size(width)) * (1 + str(value).count("\n")))

@@ -114,6 +114,11 @@ class Tokenizer:
         return cls.from_parts(read_folder(folder))
 
     @property
+    def backend(self) -> Backend:
+        """The library's tokenizer underneath. Not to be changed."""
+        return self._backend
+
+    @property
     def prefix_ids(self) -> tuple[int, ...]:
         """What ``add_special`` puts before a text: [CLS], <s>, or nothing."""
         return self._around[0]
