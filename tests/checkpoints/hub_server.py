@@ -37,6 +37,8 @@ class Hub:
         """Content that is sent instead of what the metadata promises."""
         self.info_status: tuple[int, dict[str, str]] | None = None
         self.file_status: tuple[int, dict[str, str]] | None = None
+        self.info_text: str | None = None
+        """An answer of other words about the model."""
         self.info_delay = threading.Event()
         self.slow = False
         """Whether the answer about a model waits for ``info_delay``."""
@@ -83,7 +85,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
                     hub.info_delay.wait(20)
                 if hub.info_status or not path.startswith(f"/api/models/{MODEL}"):
                     return self._status(*(hub.info_status or (404, {"X-Error-Code": "RepoNotFound"})))
-                content = json.dumps(hub.info()).encode()
+                content = (hub.info_text or json.dumps(hub.info())).encode()
                 self._head(200, len(content), {"Content-Type": "application/json"})
                 self.wfile.write(content)
                 return None

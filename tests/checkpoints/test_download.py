@@ -264,6 +264,23 @@ def test_each_refusal_of_the_hub_is_one_line(
     assert find_pulled(MODEL) is None
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        "<html>",
+        '{"id": "somebody/small"}',
+        '{"id": "somebody/small", "sha": "../../..", "siblings": []}',
+        '{"id": "somebody/small", "sha": "' + COMMIT + '", "siblings": [{"size": 3}]}',
+        '{"id": "somebody/small", "sha": "' + COMMIT + '", "siblings": [{"rfilename": "config.json", "size": "x"}]}',
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_one_line(the_hub: Hub, answer: str) -> None:
+    the_hub.info_text = answer
+    assert MODEL in refusal(lambda: pull(MODEL))
+    assert find_pulled(MODEL) is None
+
+
 def test_a_hub_that_does_not_answer_is_one_line(the_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     the_hub.slow = True

@@ -63,15 +63,9 @@ def pull_hub(hub_id: str, meter: Meter) -> Path:
         HubUnreachableError: the hub cannot be reached.
         UserError: it has no such model, guards it, has only pickled weights, or a file is not what the hub says.
     """
-    with _explained(hub_id), _quiet_library():
-        import huggingface_hub
-
-        endpoint = os.environ.get("HF_ENDPOINT") or None
-        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(hub_id, files_metadata=True, timeout=TIMEOUT)
-    commit = str(info.sha)
-    files = choose_files(hub_id, [_described(hub_id, sibling) for sibling in info.siblings or []])
-    if not is_commit(commit):
-        raise UserError(f"the hub's answer about {hub_id} has no commit; try again later")
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    commit, listed = _listed(hub_id, endpoint)
+    files = choose_files(hub_id, listed)
     snapshot = repository_folder(hub_id) / "snapshots" / commit
     with disk_errors(f"{hub_id} into {hub_cache_folder()}", "free some space, or set HF_HOME to another disk"):
         _write(unfinished_path(hub_id), commit)
@@ -85,6 +79,23 @@ def pull_hub(hub_id: str, meter: Meter) -> Path:
         write_record(record_path(hub_id, commit), recorded, f"{hub_id}@{commit}")
         unfinished_path(hub_id).unlink(missing_ok=True)
     return snapshot
+
+
+def _listed(hub_id: str, endpoint: str | None) -> tuple[str, list[HubFile]]:
+    """The newest commit of a repository, and its files."""
+    import huggingface_hub
+
+    try:
+        with _explained(hub_id), _quiet_library():
+            info = huggingface_hub.HfApi(endpoint=endpoint).model_info(hub_id, files_metadata=True, timeout=TIMEOUT)
+        commit, files = str(info.sha), [_described(hub_id, sibling) for sibling in info.siblings or []]
+        if not is_commit(commit):
+            raise ValueError("no commit")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the hub's answer about {hub_id} makes no sense ({str(error)[:60]}); try again later"
+        ) from error
+    return commit, files
 
 
 def choose_files(hub_id: str, files: Sequence[HubFile]) -> list[HubFile]:

@@ -15,6 +15,7 @@ from scratchlm.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_SWITCHES = ("SCRATCHLM_OFFLINE", "HF_HUB_OFFLINE")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -120,6 +121,3 @@ def git_hash(path: Path) -> str:
     """What git calls a file's content: sha1 over ``blob SIZE``, a zero byte and the content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-_SWITCHES = ("SCRATCHLM_OFFLINE", "HF_HUB_OFFLINE")
