@@ -23,6 +23,7 @@ ROOMS = (
     "training",
     "generation",
     "evaluation",
+    "language_model",
     "api",
     "demo",
     "cli",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from scratchlm.errors import UserError
-from scratchlm.generation.backends import NativeBackend, TorchBackend, UncachedBackend
+from scratchlm.generation.build import build_engine
 from scratchlm.generation.engine import Engine, Request, Ticket, Token
-from scratchlm.generation.native import NativeModel
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.stopping import StopWatcher
 from scratchlm.generation.text import TextStream
 from scratchlm.generation.translate import translate
-from scratchlm.generation.weights import ModuleWeights, supported
-from scratchlm.models import Decoder, Encoder, Model, Seq2Seq
+from scratchlm.models import Encoder, Model, Seq2Seq
 
 if TYPE_CHECKING:
     from scratchlm.tokenizers import Tokenizer
@@ -49,7 +48,7 @@ class Generation:
 
 @torch.inference_mode()
 def generate(
-    model: Model,
+    model: Model | Engine,
     tokenizer: Tokenizer,
     prompt: str | Sequence[str],
     *,
@@ -61,7 +60,6 @@ def generate(
     use_cache: bool = True,
     log_probabilities: int | None = None,
     speculate: int = 0,
-    engine: Engine | None = None,
 ) -> list[Generation]:
     """Continue each prompt ``samples`` times.
 
@@ -72,6 +70,7 @@ def generate(
     encoder-decoder the prompt is the source, and the completion its target, at most a context long.
 
     Args:
+        model: a model, or an engine that has one; for a model an engine is built and dropped again.
         sampling: how tokens are drawn; None draws from the model's own distribution. With a seed, sample i of a prompt
             depends on neither the number of samples nor the other prompts.
         stop: stop strings; they may span tokens. The completion ends before them.
@@ -79,7 +78,6 @@ def generate(
         use_cache: False recomputes the window for every token; the text is the same.
         log_probabilities: None for none; k >= 0 for the chosen tokens' and the k likeliest tokens' beside them.
         speculate: guess up to so many tokens from the text itself and check them in one pass; the text is the same.
-        engine: computes the tokens; None builds one for the model and drops it again.
 
     Returns:
         ``samples`` generations of the first prompt, then of the second, and so on.
@@ -102,7 +100,7 @@ def generate(
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     StopWatcher(stops)  # an empty stop string is told before any work
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    starts = [start_ids(tokenizer, text, may_be_empty=isinstance(model, Decoder)) for text in prompts]
+    starts = [start_ids(tokenizer, text, may_be_empty=not isinstance(model, Seq2Seq)) for text in prompts]
     seed = sampling.resolved_seed()
     generations = [Generation(text, "", [], "length", seed) for text in prompts for _ in range(samples)]
     streams = [
@@ -114,51 +112,50 @@ def generate(
         )
         for number, generation in enumerate(generations)
     ]
-    was_training = model.training
-    model.eval()
-    try:
-        if isinstance(model, Seq2Seq):
-            for number, generation in enumerate(generations):
-                ids = starts[number // samples]
+    if isinstance(model, Seq2Seq):
+        with _evaluating(model):
+            for number, (generation, stream) in enumerate(zip(generations, streams, strict=True)):
+                source, take = starts[number // samples], stream.push
                 found = translate(
-                    model, tokenizer, ids, max_new_tokens, sampling, seed, number % samples, streams[number].push
+                    *(model, tokenizer, source, max_new_tokens, sampling, seed, number % samples, take),
+                    use_cache=use_cache,
                 )
                 generation.ids, generation.finish_reason = found
-                generation.completion = generation.text = streams[number].finish()
-            return generations
-        if engine is None:
-            engine = build_engine(model, rows=min(len(generations), MOST_ROWS), use_cache=use_cache)
-        end_ids = frozenset(tokenizer.eos_ids)
-        requests = [
-            Request(
-                starts[number // samples],
-                max_new_tokens,
-                sampling,
-                seed=seed,
-                sample=number % samples,
-                end_ids=end_ids,
-                log_probabilities=log_probabilities,
-                speculate=speculate,
-                on_token=_pushing(streams[number], end_ids),
-            )
-            for number in range(len(generations))
-        ]
-        tickets = engine.run(requests)
-    finally:
-        model.train(was_training)
+                generation.completion = generation.text = stream.finish()
+        return generations
+    end_ids = frozenset(tokenizer.eos_ids)
+    requests = [
+        Request(
+            starts[number // samples],
+            max_new_tokens,
+            sampling,
+            seed=seed,
+            sample=number % samples,
+            end_ids=end_ids,
+            log_probabilities=log_probabilities,
+            speculate=speculate,
+            on_token=_pushing(stream, end_ids),
+        )
+        for number, stream in enumerate(streams)
+    ]
+    if isinstance(model, Engine):
+        tickets = model.run(requests)
+    else:
+        with _evaluating(model):
+            tickets = build_engine(model, rows=min(len(requests), MOST_ROWS), use_cache=use_cache).run(requests)
     for generation, ticket, stream in zip(generations, tickets, streams, strict=True):
         finish_generation(generation, ticket, stream)
     return generations
 
 
-def build_engine(model: Decoder, *, rows: int, use_cache: bool = True) -> Engine:
-    """An engine on the model's own weights, as they are: native where that computes the same, else PyTorch."""
-    if not use_cache:
-        return Engine(UncachedBackend(model, rows))
-    if supported(model):
-        weights = ModuleWeights(model)
-        return Engine(NativeBackend(NativeModel(weights), weights, rows))
-    return Engine(TorchBackend(model, rows))
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def start_ids(tokenizer: Tokenizer, prompt: str, *, may_be_empty: bool = True) -> list[int]:
@@ -169,7 +166,7 @@ def start_ids(tokenizer: Tokenizer, prompt: str, *, may_be_empty: bool = True) -
     """
     ids = list(tokenizer.encode(prompt))
     if ids:
-        return ids
+        return [*tokenizer.prefix_ids, *ids]
     if not may_be_empty:
         raise UserError("the prompt is empty, and an encoder-decoder answers a source; give it a text")
     if tokenizer.bos_id is not None:

@@ -1,0 +1,75 @@
+"""The engine for a model: which code computes it, and in how many bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from scratchlm import kernels
+from scratchlm.errors import UserError
+from scratchlm.generation.backends import Backend, NativeBackend, TorchBackend, UncachedBackend
+from scratchlm.generation.engine import Engine
+from scratchlm.generation.native import NativeModel
+from scratchlm.generation.precision import PrecisionName, choose_precision
+from scratchlm.generation.weights import ModuleWeights, Weights, supported
+from scratchlm.kernels.quantised import Precision
+from scratchlm.models import Decoder
+from scratchlm.models.quantised import quantise
+
+
+def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32", use_cache: bool = True) -> Engine:
+    """An engine for a decoder in memory, at most ``rows`` texts at a time.
+
+    In float32 it works on the model's own weights as they are, changes in place included; other precisions are made
+    from them now. Native code where that computes the same, else PyTorch. "auto" is "fp32" here.
+
+    Raises:
+        UserError: bf16 on the CPU of a machine that has no fast bf16, or quantised weights of a model on a GPU.
+    """
+    if not use_cache:
+        return Engine(UncachedBackend(model, rows))
+    device = model.embed.tokens.weight.device
+    if precision == "bf16":
+        return Engine(TorchBackend(model.bfloat16(), rows))
+    if precision in ("auto", "fp32"):
+        if supported(model):
+            weights = ModuleWeights(model)
+            return Engine(NativeBackend(NativeModel(weights), weights, rows))
+        return Engine(TorchBackend(model, rows))
+    if device.type != "cpu":
+        raise UserError(f"{precision} weights are for the CPU; on a GPU use bf16, or leave the precision out")
+    kind: Precision = "int8" if precision == "int8" else "int4"
+    if supported(model):
+        weights = ModuleWeights(model)
+        return Engine(NativeBackend(NativeModel(weights, kind), weights, rows))
+    return Engine(TorchBackend(quantise(model, kind), rows))
+
+
+def build_file_engine(
+    weights: Weights,
+    *,
+    rows: int,
+    precision: PrecisionName,
+    origin: Path | None,
+    sample: Callable[[], Sequence[int]],
+) -> Engine | None:
+    """An engine on a file's weights without a model in memory, or None where only PyTorch can compute it.
+
+    ``sample`` gives the tokens of a text to measure "auto" on; ``origin`` is the file that the answer is for.
+    """
+    if not kernels.available() or precision == "bf16":
+        return None
+    if precision == "auto":
+        precision = choose_precision(weights, sample(), origin)
+    if precision == "fp32":
+        return None
+    backend: Backend = NativeBackend(NativeModel(weights, "int8" if precision == "int8" else "int4"), weights, rows)
+    return Engine(backend)
+
+
+def default_precision(model: Decoder) -> PrecisionName:
+    """bf16 on GPUs that compute it, else fp32."""
+    device = model.embed.tokens.weight.device
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

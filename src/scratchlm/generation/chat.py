@@ -1,0 +1,60 @@
+"""An answer in a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from scratchlm.errors import UserError
+from scratchlm.generation.engine import Engine, Request, Token
+from scratchlm.generation.generate import Generation, OnText, finish_generation
+from scratchlm.generation.sampling import SamplingConfig
+from scratchlm.generation.text import TextStream
+from scratchlm.tokenizers.chat import Message, render_chat
+
+if TYPE_CHECKING:
+    from scratchlm.tokenizers import Tokenizer
+
+
+def reply(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    stop: str | Sequence[str] = (),
+    on_text: OnText | None = None,
+    speculate: int = 0,
+) -> Generation:
+    """The assistant's answer to ``messages``. Its turn's end token is not part of the text.
+
+    Raises:
+        UserError: no chat template, messages of the wrong form, a conversation as long as the context, bad numbers.
+    """
+    if max_new_tokens < 0 or speculate < 0:
+        raise UserError("max_new_tokens and speculate cannot be negative; give 0 or more")
+    chat = render_chat(tokenizer, messages, add_generation_prompt=True)
+    context = engine.backend.context
+    if len(chat.ids) >= context:
+        raise UserError(
+            f"the conversation has {len(chat.ids):,} tokens and the model reads {context:,}; shorten it, or begin anew"
+        )
+    seed = sampling.resolved_seed()
+    generation = Generation(chat.text, "", [], "length", seed)
+    stream = TextStream(
+        tokenizer,
+        stops=(stop,) if isinstance(stop, str) else tuple(stop),
+        on_text=None if on_text is None else lambda text: on_text(0, text),
+        skip_special=True,
+    )
+    end_ids = frozenset(tokenizer.eos_ids)
+
+    def push(token: Token) -> bool:
+        return token.id not in end_ids and stream.push(token.id)
+
+    request = Request(
+        chat.ids, max_new_tokens, sampling, seed=seed, end_ids=end_ids, speculate=speculate, on_token=push
+    )
+    finish_generation(generation, engine.run([request])[0], stream)
+    return generation

@@ -1,0 +1,278 @@
+"""A model with its tokenizer, as one object: what the Python API gives out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scratchlm.checkpoints import RunFolder
+from scratchlm.checkpoints.catalogue import Located
+from scratchlm.checkpoints.loading import Opened
+from scratchlm.data import open_stream, prepare_stream, resolve_source
+from scratchlm.data.corpora import corpus_text
+from scratchlm.errors import UserError
+from scratchlm.evaluation.evaluate import Windows, evaluate_pairs, evaluate_run
+from scratchlm.generation.build import build_engine, build_file_engine, default_precision
+from scratchlm.generation.chat import reply
+from scratchlm.generation.engine import Engine
+from scratchlm.generation.fill import MASK, fill
+from scratchlm.generation.generate import Generation, OnText, generate
+from scratchlm.generation.precision import PrecisionName, choose_precision
+from scratchlm.generation.sampling import SamplingConfig
+from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
+from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq
+from scratchlm.tokenizers import Tokenizer
+from scratchlm.tokenizers.chat import Message
+from scratchlm.training import FitResult
+from scratchlm.training.pairs import load_pairs
+
+ROWS = 8
+"""Texts that an engine works on at a time; more wait for their turn."""
+
+
+class LanguageModel:
+    """A model with its tokenizer.
+
+    Args:
+        opened: the model, or what it takes to read it.
+        run: the folder of the training that made it; None for a model that others trained.
+        fit: how the training went; None for a model that was loaded.
+        name: what it was opened by: a path, or a name of the catalogue.
+        precision: of the weights when text is generated.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        *,
+        fit: FitResult | None = None,
+        name: str = "",
+        precision: PrecisionName = "auto",
+        device: torch.device | None = None,
+    ) -> None:
+        self._opened = opened
+        self._device = device
+        self.run: RunFolder | None = opened.run
+        self.tokenizer: Tokenizer = opened.tokenizer
+        self.config: ModelConfig = opened.config
+        self.fit = fit
+        self.name = name or str(opened.located.path)
+        self.precision: PrecisionName = precision
+        self._engine: Engine | None = None
+        self._stamp: int | None = None
+
+    @classmethod
+    def of_run(cls, run: RunFolder, model: Model, tokenizer: Tokenizer, fit: FitResult | None = None) -> LanguageModel:
+        """The model of a run that is in memory already."""
+        located = Located("run", run.path, str(run.path))
+        return cls(Opened(model.config, tokenizer, located, None, lambda: model), fit=fit)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model itself, in evaluation mode unless someone has set it otherwise."""
+        return self._opened.model if self._device is None else self._opened.model.to(self._device)
+
+    def engine(self) -> Engine:
+        """The engine that generates this model's text. It stays, and with it the cache of what it has read.
+
+        Raises:
+            UserError: the model is no decoder.
+        """
+        stamp = self._weights_stamp()
+        if self._engine is None or stamp != self._stamp:
+            self._engine, self._stamp = self._build_engine(), self._weights_stamp()
+        return self._engine
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        max_new_tokens: int = 200,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        greedy: bool = False,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        samples: int = 1,
+        on_text: OnText | None = None,
+        log_probabilities: int | None = None,
+        speculate: int = 0,
+    ) -> list[Generation]:
+        """Continue a text; of an encoder-decoder, answer it.
+
+        ``temperature`` is 0.8 unless given. An encoder-decoder, which has one right answer, is greedy unless a
+        temperature or several samples are asked for. For the rest see
+        :class:`~scratchlm.generation.sampling.SamplingConfig` and :func:`~scratchlm.generation.generate.generate`.
+
+        Raises:
+            UserError: a setting out of range, a text that the tokenizer does not know, or a masked model.
+        """
+        answers = self.config.architecture == "seq2seq" and temperature is None and samples == 1
+        sampling = SamplingConfig(
+            temperature=0.8 if temperature is None else temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            greedy=greedy or answers,
+            seed=seed,
+        )
+        return generate(
+            self.engine() if self.config.architecture == "decoder" else self.model,
+            self.tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+            samples=samples,
+            on_text=on_text,
+            log_probabilities=log_probabilities,
+            speculate=speculate,
+        )
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = 512,
+        sampling: SamplingConfig | None = None,
+        stop: str | Sequence[str] = (),
+        on_text: OnText | None = None,
+        speculate: int = 0,
+    ) -> Generation:
+        """The assistant's answer to ``messages``, each a mapping with "role" and "content".
+
+        What the cache holds of the conversation is not read again. ``sampling`` is at temperature 0.8 unless given.
+
+        Raises:
+            UserError: a model without a chat template, messages of the wrong form, or a setting out of range.
+        """
+        return reply(
+            self.engine(),
+            self.tokenizer,
+            messages,
+            max_new_tokens=max_new_tokens,
+            sampling=SamplingConfig(temperature=0.8) if sampling is None else sampling,
+            stop=stop,
+            on_text=on_text,
+            speculate=speculate,
+        )
+
+    def fill(self, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
+        """For each ``[MASK]`` in ``text`` the likeliest words and their probabilities, best first.
+
+        A gap is written ``[MASK]`` whatever the model's own token for it is.
+
+        Raises:
+            UserError: no ``[MASK]``, unknown words, or a model that does not fill gaps.
+        """
+        if isinstance(self.model, Encoder) and self.model.head is None:
+            raise UserError(f"{self.name} gives vectors and no words, so it cannot fill gaps; use bert-base-uncased")
+        tokenizer = self.tokenizer
+        if tokenizer.mask_id is not None:
+            before, after = ("".join(map(tokenizer.token, ids)) for ids in (tokenizer.prefix_ids, tokenizer.suffix_ids))
+            text = before + text.replace(MASK, tokenizer.token(tokenizer.mask_id)) + after
+        return fill(self.model, tokenizer, text, top_k)
+
+    def evaluate(
+        self,
+        data: str | Path | None = None,
+        *,
+        windows: Windows = "auto",
+        most_tokens: int = 0,
+        most_pairs: int = 0,
+    ) -> dict[str, Any]:
+        """Cross-entropy, perplexity, accuracy and more; see :mod:`scratchlm.evaluation.evaluate` for every key.
+
+        Args:
+            data: a corpus's name, a file or a folder; None for the run's own text, held-out and training part.
+            windows: ``every``, ``apart``, or ``auto``.
+            most_tokens: look at so many tokens of each text, from its start; 0 for all.
+            most_pairs: of an encoder-decoder, whose answers take longer: look at so many pairs; 0 for all.
+
+        Raises:
+            UserError: the text cannot be read, is too short, or has unknown characters.
+        """
+        for name, most in (("most_tokens", most_tokens), ("most_pairs", most_pairs)):
+            if most < 0:
+                raise UserError(f"{name} is {most}; give how many to look at, or 0 for all")
+        if isinstance(self.model, Seq2Seq):
+            return self._evaluate_pairs(self.model, data, most_pairs)
+        if isinstance(self.model, Encoder) and self.model.head is None:
+            raise UserError(f"{self.name} gives vectors and no words, so there are no predictions to measure")
+        first = most_tokens or None
+        if data is None:
+            stream = open_stream(self._own_run().path / "data")
+            held_out = None if stream.validation is None else stream.validation[:first]
+            return evaluate_run(self.model, self.tokenizer, stream.train[:first], held_out, windows=windows)
+        with tempfile.TemporaryDirectory(prefix="scratchlm-") as folder:
+            source = resolve_source(data)
+            stream = prepare_stream(source, self.tokenizer, Path(folder), validation_fraction=0.0, context=0)
+            figures = evaluate_run(self.model, self.tokenizer, validation=stream.train[:first], windows=windows)
+        text = figures.pop("validation")
+        return figures | {"measured_on": "text", "text": text}
+
+    def _evaluate_pairs(self, model: Seq2Seq, data: str | Path | None, most: int) -> dict[str, Any]:
+        if data is not None:
+            parts = {"text": load_pairs(str(data), 0.0, 0).train}
+        else:
+            run = self._own_run()
+            settings, name = run.settings(), run.description()["data"]["name"]
+            pairs = load_pairs(name, settings["validation_fraction"], settings["seed"])
+            # The held-out pairs tell all that matters; the training pairs, many times as many, stand in for them.
+            parts = {"validation": pairs.validation} if pairs.validation else {"training": pairs.train}
+        ((measured_on, chosen),) = parts.items()
+        figures = evaluate_pairs(model, self.tokenizer, chosen[: most or None])
+        return {"measured_on": measured_on, **figures, measured_on: figures}
+
+    def usage(self) -> str:
+        """The command that uses this model."""
+        use = f'fill {self.name} --text "... {MASK} ..."' if self.config.architecture == "encoder" else ""
+        return f"scratchlm {use or f'generate {self.name} --prompt TEXT'}"
+
+    def _own_run(self) -> RunFolder:
+        """The run that holds the text to measure on when no other is given."""
+        if self.run is None:
+            raise UserError(f"{self.name} comes without the text it was trained on; say what to measure on with --data")
+        return self.run
+
+    def _build_engine(self) -> Engine:
+        if self.config.architecture != "decoder":
+            raise UserError(f"{self.name} does not continue text; use {self.usage()}")
+        precision = self.precision
+        file, located = self._opened.file, self._opened.located
+        if file is not None and (self._device is None or self._device.type == "cpu") and "model" not in vars(self):
+            found = build_file_engine(
+                GGUFWeights(file), rows=ROWS, precision=precision, origin=located.path, sample=self._sample_ids
+            )
+            if found is not None:
+                return found
+        model = self.model
+        assert isinstance(model, Decoder)
+        if precision == "auto":
+            precision = default_precision(model)
+            if self.fit is None and supported(model):
+                origin = None if file is None and self.run is None else located.path
+                precision = choose_precision(ModuleWeights(model), self._sample_ids(), origin)
+        return build_engine(model.eval(), rows=ROWS, precision=precision)
+
+    def _sample_ids(self) -> list[int]:
+        """Tokens to measure precisions on: the embedded texts, as far as the tokenizer knows them."""
+        try:
+            return [i for name in ("rumi-life", "rumi") for i in self.tokenizer.encode(corpus_text(name))]
+        except UserError:
+            return []
+
+    def _weights_stamp(self) -> int | None:
+        """Changes when a weight in memory is changed in place; None where no model is in memory."""
+        if "model" not in vars(self):
+            return None
+        return hash(tuple((id(p), p._version) for p in self.model.parameters()))
