@@ -113,13 +113,14 @@ def _content(token: Any) -> str | None:
     return content if isinstance(content, str) and content else None
 
 
-def _token(value: Any) -> AddedToken | None:
+def _token(value: Any, special: bool = True) -> AddedToken | None:
     content = _content(value)
     if content is None:
         return None
-    flags = value if isinstance(value, dict) else {}
+    # RoBERTa's mask takes the space before it in, unless its own flags say otherwise.
+    flags = value if isinstance(value, dict) else {"lstrip": content == "<mask>"}
     ways = {name: bool(flags.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
-    return AddedToken(content, normalized=bool(flags.get("normalized", False)), special=True, **ways)
+    return AddedToken(content, normalized=bool(flags.get("normalized", False)), special=special, **ways)
 
 
 def _backend(folder: Path, config: Mapping[str, Any], family: str, roles: Mapping[str, str]) -> Backend:
@@ -193,9 +194,8 @@ def _add_tokens(
     wanted: list[AddedToken] = []
     plain: list[AddedToken] = []
     for _, value in sorted(listed.items(), key=lambda item: _number(item[0])) if isinstance(listed, dict) else ():
-        token = _token(value)
+        token = _token(value, isinstance(value, dict) and bool(value.get("special", False)))
         if token is not None and token.content not in marked:
-            token.special = bool(value.get("special", False))
             (wanted if token.special else plain).append(token)
             marked.add(token.content)
     extra = tokens.get("additional_special_tokens") or config.get("additional_special_tokens") or []
@@ -205,8 +205,6 @@ def _add_tokens(
     ]:
         token = _token(value)
         if token is not None and token.content not in marked:
-            if token.content == "<mask>" and not isinstance(value, dict):
-                token.lstrip = True  # RoBERTa's takes the space before it in
             wanted.append(token)
             marked.add(token.content)
     if wanted:
