@@ -225,6 +225,17 @@ def test_an_exported_folder_says_what_the_model_said(
     assert [one["completion"] for one in before] == [one["completion"] for one in after]
 
 
+def test_an_export_takes_the_pooling_settings_along(command: Command, llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(llama, tmp_path / "source")
+    files = {"modules.json": "[]", "sentence_bert_config.json": "{}", "1_Pooling/config.json": '{"a": 1}'}
+    (tmp_path / "source" / "1_Pooling").mkdir()
+    for name, content in files.items():
+        (tmp_path / "source" / name).write_text(content)
+    out = tmp_path / "exported"
+    assert command("models", "export", str(tmp_path / "source"), "--to", "huggingface", "--out", str(out)).status == 0
+    assert {name: (out / name).read_text() for name in files} == files
+
+
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
 def test_an_exported_gguf_file_opens_again(command: Command, llama: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "new" / "tiny.gguf"
