@@ -10,10 +10,8 @@ from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.loading import open_model
 from scratchlm.data import open_stream
 from scratchlm.errors import UserError
-from scratchlm.evaluation.diagrams import draw_architecture, draw_attention_head
 from scratchlm.evaluation.evaluate import EVERY_WINDOW_LIMIT
 from scratchlm.evaluation.floor import next_token_floor
-from scratchlm.evaluation.plots import plot_attention, plot_curves
 from scratchlm.generation.fill import MASK
 from scratchlm.generation.precision import check_precision
 from scratchlm.language_model import LanguageModel as LanguageModel
@@ -80,6 +78,10 @@ def plot(
         UserError: neither a run nor a preset, no metrics yet, a text that the tokenizer does not know, or a folder that
             cannot be written.
     """
+    # matplotlib takes a third of a second to import, which who only generates should not wait for.
+    from scratchlm.evaluation.diagrams import draw_architecture, draw_attention_head
+    from scratchlm.evaluation.plots import plot_attention, plot_curves
+
     if str(name) in PRESETS and not Path(name).exists():
         folder, config = Path(out or "figures"), model_preset(str(name), vocab_size)
         if text is not None:

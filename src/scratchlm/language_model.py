@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,9 +17,10 @@ from scratchlm.data import open_stream, prepare_stream, resolve_source
 from scratchlm.data.corpora import corpus_text
 from scratchlm.errors import UserError
 from scratchlm.evaluation.evaluate import Windows, evaluate_pairs, evaluate_run
+from scratchlm.generation.beam import FoundText, search_text
 from scratchlm.generation.build import build_engine, build_file_engine, default_precision
 from scratchlm.generation.chat import reply
-from scratchlm.generation.engine import Engine
+from scratchlm.generation.engine import Engine, Token
 from scratchlm.generation.fill import MASK, fill
 from scratchlm.generation.generate import Generation, OnText, generate
 from scratchlm.generation.precision import PrecisionName, choose_precision
@@ -28,8 +29,9 @@ from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
 from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.tokenizers.chat import Message
-from scratchlm.training import FitResult
-from scratchlm.training.pairs import load_pairs
+
+if TYPE_CHECKING:
+    from scratchlm.training import FitResult
 
 ROWS = 8
 """Texts that an engine works on at a time; more wait for their turn."""
@@ -83,9 +85,14 @@ class LanguageModel:
         Raises:
             UserError: the model is no decoder.
         """
+        return self.engine_for(ROWS)
+
+    def engine_for(self, rows: int) -> Engine:
+        """:meth:`engine`, with room for at least so many texts at a time."""
         stamp = self._weights_stamp()
-        if self._engine is None or stamp != self._stamp:
-            self._engine, self._stamp = self._build_engine(), self._weights_stamp()
+        if self._engine is None or stamp != self._stamp or self._engine.backend.slots < rows:
+            self._engine = self._build_engine(max(rows, ROWS))
+            self._stamp = self._weights_stamp()
         return self._engine
 
     def generate(
@@ -166,6 +173,19 @@ class LanguageModel:
             speculate=speculate,
         )
 
+    def search(self, prompt: str, *, beams: int, max_new_tokens: int = 100, best: int = 1) -> list[FoundText]:
+        """The ``best`` likeliest continuations that a beam search finds; see :mod:`scratchlm.generation.beam`.
+
+        Raises:
+            UserError: fewer beams than texts, an empty prompt without a start token, or a prompt that leaves no room.
+        """
+        return search_text(self.engine_for(beams), self.tokenizer, prompt, beams, max_new_tokens, best)
+
+    def explain(self, token: Token) -> dict[str, Any]:
+        """A sampled token as text, with its log-probability and the likeliest ones', ready for JSON."""
+        top = [{"token": self.tokenizer.decode([i]), "logprob": value} for i, value in token.top]
+        return {"token": self.tokenizer.decode([token.id]), "logprob": token.log_probability, "top": top}
+
     def fill(self, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
         """For each ``[MASK]`` in ``text`` the likeliest words and their probabilities, best first.
 
@@ -221,6 +241,8 @@ class LanguageModel:
         return figures | {"measured_on": "text", "text": text}
 
     def _evaluate_pairs(self, model: Seq2Seq, data: str | Path | None, most: int) -> dict[str, Any]:
+        from scratchlm.training.pairs import load_pairs
+
         if data is not None:
             parts = {"text": load_pairs(str(data), 0.0, 0).train}
         else:
@@ -244,14 +266,14 @@ class LanguageModel:
             raise UserError(f"{self.name} comes without the text it was trained on; say what to measure on with --data")
         return self.run
 
-    def _build_engine(self) -> Engine:
+    def _build_engine(self, rows: int) -> Engine:
         if self.config.architecture != "decoder":
             raise UserError(f"{self.name} does not continue text; use {self.usage()}")
         precision = self.precision
         file, located = self._opened.file, self._opened.located
         if file is not None and (self._device is None or self._device.type == "cpu") and "model" not in vars(self):
             found = build_file_engine(
-                GGUFWeights(file), rows=ROWS, precision=precision, origin=located.path, sample=self._sample_ids
+                GGUFWeights(file), rows=rows, precision=precision, origin=located.path, sample=self._sample_ids
             )
             if found is not None:
                 return found
@@ -262,7 +284,7 @@ class LanguageModel:
             if self.fit is None and supported(model):
                 origin = None if file is None and self.run is None else located.path
                 precision = choose_precision(ModuleWeights(model), self._sample_ids(), origin)
-        return build_engine(model.eval(), rows=ROWS, precision=precision)
+        return build_engine(model.eval(), rows=rows, precision=precision)
 
     def _sample_ids(self) -> list[int]:
         """Tokens to measure precisions on: the embedded texts, as far as the tokenizer knows them."""

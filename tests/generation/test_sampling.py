@@ -196,3 +196,20 @@ def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
 def test_without_a_seed_each_run_gets_its_own() -> None:
     assert SamplingConfig(seed=5).resolved_seed() == 5
     assert len({SamplingConfig().resolved_seed() for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_a_large_vocabularys_nucleus_is_that_of_a_full_sort(p: float, spread: float) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5000) * spread
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(-1, dtype=torch.float64)
+    dropped = torch.zeros(3, 5000, dtype=torch.bool).scatter(-1, order, probabilities.cumsum(-1) - probabilities >= p)
+    assert torch.equal(keep_top_p(logits, p).isinf(), dropped)
+
+
+def test_of_equally_likely_tokens_at_the_edge_of_a_large_nucleus_the_first_stay() -> None:
+    logits = torch.full((1, 2000), -10.0)
+    logits[0, [5, 70, 900, 1500]] = 5.0
+    assert keep_top_p(logits, 0.4).isfinite().nonzero()[:, 1].tolist() == [5, 70]

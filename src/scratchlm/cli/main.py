@@ -14,6 +14,7 @@ import typer
 
 from scratchlm import __version__
 from scratchlm.cli.bench import bench
+from scratchlm.cli.chat import chat
 from scratchlm.cli.demo import demo
 from scratchlm.cli.evaluate import evaluate
 from scratchlm.cli.fill import fill
@@ -46,6 +47,7 @@ for _name, _verb in (
     ("train", train),
     ("eval", evaluate),
     ("generate", generate),
+    ("chat", chat),
     ("fill", fill),
     ("plot", plot),
     ("bench", bench),

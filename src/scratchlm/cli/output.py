@@ -9,6 +9,18 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a training.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A training's folder, a model's folder or GGUF file, or a name that `models list` shows.",
+        show_default=False,
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(help="Of the weights: fp32, bf16, int8, int4, or auto, the fastest that stays within 1 % of fp32."),
+]
 
 
 def print_json(values: Mapping[str, Any]) -> None:

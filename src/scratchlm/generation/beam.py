@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
+from scratchlm.errors import UserError
 from scratchlm.generation.backends import Backend
+from scratchlm.generation.engine import Engine
+from scratchlm.generation.generate import start_ids
 from scratchlm.generation.native import Segment
+from scratchlm.generation.text import TextStream
+
+if TYPE_CHECKING:
+    from scratchlm.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,17 @@ class Beam:
     """Of all of ``ids`` together, in nats."""
     score: float
     """``log_probability / len(ids) ** length_penalty``; what the search compares."""
+
+
+@dataclass(frozen=True)
+class FoundText:
+    """A text that the search has found."""
+
+    text: str
+    completion: str
+    log_probability: float
+    score: float
+    """Nats a token."""
 
 
 @dataclass
@@ -111,3 +130,35 @@ def _settled(running: list[_Running], finished: list[Beam], beams: int, most: in
     best = max(beam.log_probability for beam in running)
     length = most if length_penalty > 0 else len(running[0].ids)
     return bool(best / length**length_penalty <= finished[-1].score)
+
+
+def search_text(
+    engine: Engine, tokenizer: Tokenizer, prompt: str, beams: int, max_new_tokens: int, best: int
+) -> list[FoundText]:
+    """The ``best`` likeliest continuations of a text, best first. The engine must have nothing else to do.
+
+    Raises:
+        UserError: numbers that make no sense, an empty prompt without a start token, or too little room in the context.
+    """
+    if not 1 <= best <= beams or max_new_tokens < 1:
+        raise UserError(
+            f"{beams} beams cannot give {best} texts of {max_new_tokens} tokens; give at least as many beams as texts, "
+            "and at least 1 token"
+        )
+    ids = start_ids(tokenizer, prompt)
+    room = engine.backend.context - len(ids)
+    if room < 1:
+        raise UserError(f"the prompt fills the context of {engine.backend.context:,} tokens; a beam search needs room")
+    engine.forget()
+    found = beam_search(
+        engine.backend, ids, beams=beams, max_new_tokens=min(max_new_tokens, room), end_ids=tokenizer.eos_ids
+    )
+    texts = []
+    for beam in found[:best]:
+        stream = TextStream(tokenizer, before=prompt)
+        for token in beam.ids:
+            if token not in tokenizer.eos_ids:
+                stream.push(token)
+        completion = stream.finish()
+        texts.append(FoundText(prompt + completion, completion, beam.log_probability, beam.score))
+    return texts

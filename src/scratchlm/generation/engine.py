@@ -150,6 +150,16 @@ class Engine:
             raise
         return sequences
 
+    def forget(self) -> None:
+        """Give the slots' memory free for other uses of the backend.
+
+        Raises:
+            RuntimeError: requests are running.
+        """
+        if self._running:
+            raise RuntimeError("the engine is at work; its slots cannot be given away")
+        self._held = [[] for _ in self._held]
+
     @property
     def load(self) -> tuple[int, int]:
         """Requests that run, and requests that wait."""

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from scratchlm.errors import UserError
 
+HEAD = 512
+"""Tokens looked at before a whole vocabulary is sorted."""
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -90,11 +93,32 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """
     if p >= 1.0:
         return logits
+    edge = _nucleus_edge(logits, p)
+    if edge is not None:
+        return logits.masked_fill(logits < edge, -torch.inf)
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(dim=-1, dtype=torch.float64)
     before = probabilities.cumsum(dim=-1) - probabilities
     drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
     return logits.masked_fill(drop, -torch.inf)
+
+
+def _nucleus_edge(logits: Tensor, p: float) -> Tensor | None:
+    """The least logit of each row's nucleus, (B, 1), where the ``HEAD`` likeliest tokens are enough to find it.
+
+    Sorting a whole vocabulary costs as much as computing a token of a small model does. None where the head does not
+    reach p, or where a token beyond the edge is as likely as the one on it: then only the order decides.
+    """
+    if logits.shape[-1] <= HEAD:
+        return None
+    head = logits.topk(HEAD, dim=-1).values
+    probabilities = (head.double() - logits.double().logsumexp(dim=-1, keepdim=True)).exp()
+    inside = probabilities.cumsum(dim=-1) - probabilities < p
+    count = inside.sum(dim=-1, keepdim=True)
+    if int(count.max()) >= HEAD:
+        return None
+    edge = head.gather(-1, count - 1)
+    return None if bool((edge == head.gather(-1, count)).any()) else edge
 
 
 def keep_min_p(logits: Tensor, share: float) -> Tensor:
