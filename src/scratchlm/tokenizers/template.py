@@ -238,6 +238,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             refuse("a number of that size")
         return super().call_binop(context, operator, left, right)
 
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        refuse(f"the attribute {attribute!r} of a {type(obj).__name__}")
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, str) and attribute in ("format", "format_map"):
             refuse(f"the method {attribute!r} of a text")
