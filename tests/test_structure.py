@@ -23,6 +23,7 @@ ROOMS = (
     "training",
     "generation",
     "evaluation",
+    "retrieval",
     "language_model",
     "api",
     "demo",

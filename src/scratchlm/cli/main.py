@@ -16,6 +16,7 @@ from scratchlm import __version__
 from scratchlm.cli.bench import bench
 from scratchlm.cli.chat import chat
 from scratchlm.cli.demo import demo
+from scratchlm.cli.embed import embed
 from scratchlm.cli.evaluate import evaluate
 from scratchlm.cli.fill import fill
 from scratchlm.cli.generate import generate
@@ -49,6 +50,7 @@ for _name, _verb in (
     ("generate", generate),
     ("chat", chat),
     ("fill", fill),
+    ("embed", embed),
     ("plot", plot),
     ("bench", bench),
 ):

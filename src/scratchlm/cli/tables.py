@@ -54,6 +54,14 @@ def show_model(figures: Mapping[str, Any]) -> None:
     Console().print(needs)
 
 
+def show_vectors(texts: Sequence[str], norms: Sequence[float], cosines: Sequence[Sequence[float]]) -> None:
+    """Texts, the lengths of their vectors, and how alike each pair is."""
+    table = _table("", "text", "norm", *(f"cosine to {n}" for n in range(1, len(texts) + 1)))
+    for number, (text, norm, row) in enumerate(zip(texts, norms, cosines, strict=True), 1):
+        table.add_row(str(number), Text(text), f"{norm:.4g}", *(f"{value:.3f}" for value in row))
+    Console().print(table)
+
+
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD if any(headings) else None, pad_edge=False, show_header=any(headings))
     for number, heading in enumerate(headings):
