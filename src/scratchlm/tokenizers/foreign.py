@@ -65,7 +65,7 @@ def read_folder(folder: Path) -> Parts:
         )
     kind = kind_of(backend)
     if kind == "bpe":
-        roles.pop("unk", None)  # byte-level BPE spells everything: what plays this role is another token's second job
+        roles.pop("unk", None)  # byte-level BPE has no use for it: what plays this role is another token's second job
     length = config.get("model_max_length")
     return Parts(
         backend,

@@ -131,7 +131,7 @@ def _parts(keys: _Keys) -> Parts:
     backend.add_tokens([_added(tokens[number], False) for number in own])
     roles = {role: tokens[number] for role, name in ROLE_KEYS.items() if (number := ids[name]) is not None}
     if kind == "bpe":
-        roles.pop("unk", None)  # byte-level BPE spells everything
+        roles.pop("unk", None)  # byte-level BPE has no use for it
     before, after = _around(keys, model, roles)
     if before or after:
         backend.post_processor = template(backend, before, after)
