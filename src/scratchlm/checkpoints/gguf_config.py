@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from scratchlm.checkpoints.gguf_names import FAMILIES, Family
@@ -114,6 +113,7 @@ def read_gguf_config(
     head_size = settings.whole("attention.key_length", default_size)
     if settings.whole("attention.value_length", head_size) != head_size:
         raise UserError(f"{family.name}.attention.value_length differs from key_length, which is not supported")
+    shared = settings.whole("attention.head_count_kv", heads)
     fields: dict[str, Any] = {
         "vocab_size": vocabulary,
         "architecture": "encoder" if family.encoder else "decoder",
@@ -121,7 +121,7 @@ def read_gguf_config(
         "width": width,
         "layers": layers,
         "heads": heads,
-        "kv_heads": settings.whole("attention.head_count_kv", heads),
+        "kv_heads": None if shared == heads else shared,
         "head_dim": head_size if head_size * heads != width or width % heads else None,
         "ffn_width": _matrix(shapes, "blk.0.ffn_up.weight")[0],
         "positions": family.positions,
@@ -202,7 +202,7 @@ def rope_factors(config: ModelConfig) -> Tensor:
 
 
 def llama3_scaling(factors: Tensor, theta: float) -> dict[str, Any] | None:
-    """The inverse of :func:`rope_factors`: the Llama 3 settings that give these factors; None where all are 1.
+    """The inverse of :func:`rope_factors`: the settings that give these factors; None where all are 1.
 
     Multiplying the original context and both frequency factors by one number changes nothing, so the low one is taken
     as 1, as in every published model.
@@ -216,27 +216,37 @@ def llama3_scaling(factors: Tensor, theta: float) -> dict[str, Any] | None:
     if bool((factors - 1).abs().max() < 1e-4):
         return None
     factor = round(float(factors.max()), 4)
-    candidates = [(1.0, 4.0, 8192)]
-    between = (factors > 1.001) & (factors < factor * 0.999)
-    if int(between.sum()) >= 2:
-        # smooth = (1/factors - 1/factor) / (1 - 1/factor) is a straight line in the frequency: fit it.
-        frequencies = theta ** (-torch.arange(factors.numel(), dtype=torch.float64) / factors.numel())
-        smooth = (1 / factors[between] - 1 / factor) / (1 - 1 / factor)
-        first, last = frequencies[between][0], frequencies[between][-1]
-        slope = float((smooth[0] - smooth[-1]) / (first - last))
-        offset = slope * float(last) - float(smooth[-1])  # low / (high - low)
-        if slope > 0 and offset > 0:
-            candidates.append((1.0, round(1 + 1 / offset, 2), round(2 * torch.pi * slope / offset)))
-    for low, high, original in candidates:
-        found = {
-            "type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_context": original,
-        }
-        size = 2 * factors.numel()
+    if bool((factors / factor - 1).abs().max() < 1e-4):
+        return {"type": "linear", "factor": factor}
+    size = 2 * factors.numel()
+    for high, original in _candidates(factors, factor, rotary_frequencies(size, theta).double()):
+        found: dict[str, Any] = {"type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": high}
+        found["original_context"] = original
         made = rotary_frequencies(size, theta) / rotary_frequencies(size, theta, found)
         if bool((made / factors - 1).abs().max() < 1e-3):
             return found
     raise UserError("rope_freqs.weight does not follow Llama 3's scaling, the one that is supported")
+
+
+def _candidates(factors: Tensor, factor: float, frequencies: Tensor) -> list[tuple[float, int]]:
+    """High frequency factors and original contexts, the published ones first, that may give ``factors``.
+
+    Between the borders the share that is kept, (1/factors - 1/factor) / (1 - 1/factor), is a straight line in the
+    number of turns, original_context * frequency / 2 pi: 0 at one turn, 1 at ``high`` turns. Two points fix it.
+    """
+    found = [(4.0, 8192)]
+    kept = (1 / factors - 1 / factor) / (1 - 1 / factor)
+    between = (kept > 1e-3) & (kept < 0.999)
+    turn = 2 * math.pi
+    if int(between.sum()) >= 2:
+        first, last = frequencies[between][0], frequencies[between][-1]
+        slope = float((kept[between][0] - kept[between][-1]) / (first - last))
+        offset = slope * float(last) - float(kept[between][-1])  # 1 / (high - 1)
+        if slope > 0 and offset > 0:
+            found.append((round(1 + 1 / offset, 2), max(1, round(turn * slope / offset))))
+    elif int(between.sum()) == 1:
+        found.append((4.0, max(1, round(turn * (1 + 3 * float(kept[between][0])) / float(frequencies[between][0])))))
+    elif bool((kept >= 0.999).any()):
+        slowest, fastest = float(frequencies[kept >= 0.999].min()), float(frequencies[kept <= 1e-3].max())
+        found.append((4.0, max(1, round(turn * 2 / math.sqrt(slowest * fastest)))))
+    return found

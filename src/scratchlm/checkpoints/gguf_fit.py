@@ -31,7 +31,9 @@ def fit(config: ModelConfig, tensors: Tensors) -> tuple[Family, ModelConfig, Ten
             reasons[family.name] = _misfits(family, config)
             if not reasons[family.name]:
                 return family, config, _completed(family, config, tensors)
-    name, closest = min(reasons.items(), key=lambda item: len(item[1]))
+    name, closest = min(
+        reasons.items(), key=lambda item: (FAMILIES[item[0]].positions != config.positions, len(item[1]))
+    )
     raise UserError(
         f"llama.cpp has no architecture for this model; the closest, {name}, has no {' and no '.join(closest)}"
     )
