@@ -18,6 +18,10 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "train-tinybert": ("train_speed.py", "train-tinybert"),
     "generate-tinygpt": ("generate_speed.py",),
     "time-to-loss": ("time_to_loss.py",),
+    "decode": ("inference_speed.py", "decode"),
+    "prefill": ("inference_speed.py", "prefill"),
+    "batch-decode": ("inference_speed.py", "batch-decode"),
+    "prefix-reuse": ("inference_speed.py", "prefix-reuse"),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from scratchlm.generation.native import NativeCache, NativeModel, Segment
 from scratchlm.generation.weights import Weights
 from scratchlm.models import Decoder, KVCache
+from scratchlm.models.quantised import QuantisedLinear
 
 
 class Backend(Protocol):
@@ -19,6 +20,8 @@ class Backend(Protocol):
     context: int
     vocab_size: int
     slots: int
+    precision: str
+    """Of the weights, for people: "fp32", "bf16", "int8" or "int4"."""
     keeps: bool
     """Whether it remembers; without a cache each call brings whole sequences."""
 
@@ -37,6 +40,7 @@ class NativeBackend:
     def __init__(self, model: NativeModel, weights: Weights, slots: int) -> None:
         self._model, self._cache = model, NativeCache(weights, slots, model.config.context)
         self.context, self.vocab_size, self.slots = model.config.context, model.config.vocab_size, slots
+        self.precision: str = model.precision
 
     def logits(self, segments: Sequence[Segment]) -> Tensor:
         return self._model.logits(segments, self._cache)
@@ -59,6 +63,7 @@ class TorchBackend:
         like = model.embed.tokens.weight
         self._device = like.device
         self._cache = KVCache(model.config, slots, model.config.context, like.device, like.dtype)
+        self.precision = _precision_of(model)
         self.context, self.vocab_size, self.slots = model.config.context, model.config.vocab_size, slots
 
     def logits(self, segments: Sequence[Segment]) -> Tensor:
@@ -87,6 +92,7 @@ class UncachedBackend:
 
     def __init__(self, model: Decoder, slots: int) -> None:
         self._model = model
+        self.precision = _precision_of(model)
         self.context, self.vocab_size, self.slots = model.config.context, model.config.vocab_size, slots
 
     def logits(self, segments: Sequence[Segment]) -> Tensor:
@@ -101,6 +107,13 @@ class UncachedBackend:
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """There is nothing to copy."""
+
+
+def _precision_of(model: Decoder) -> str:
+    for module in model.modules():
+        if isinstance(module, QuantisedLinear) and module is not model.head:
+            return module.precision
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(model.embed.tokens.weight.dtype, "fp16")
 
 
 class _Rows:
