@@ -247,5 +247,5 @@ class Embedder:
 
 def _check_weights(model: Model, name: str) -> None:
     for tensor, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight.detach().float().sum())):
+        if not bool(torch.isfinite(weight.detach()).all()):
             raise UserError(f"{name}: {tensor} holds something that is no number; fetch the model or train it again")
