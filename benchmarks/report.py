@@ -21,6 +21,7 @@ PEERS = {
     "train-tinybert": "textbook",
     "generate-tinygpt": "the tutorial's loop",
     "time-to-loss": "nanoGPT's recipe",
+    "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }
 BEGIN = "<!-- benchmarks: begin (written by benchmarks/report.py) -->"

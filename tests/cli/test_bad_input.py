@@ -111,6 +111,9 @@ TABLE: list[tuple[str, str]] = [
     ("fill bert --text Rumi", "[MASK]|Rumi was a [MASK]"),
     ("fill bert --text 'Rumi likes [MASK]'", "likes|unknown=token"),
     ("fill bert --text 'Rumi was [MASK]' --top-k 0", "top_k|1 or more"),
+    # embed; more in test_embed.py
+    ("embed", "MODEL|scratchlm embed --help"),
+    ("embed nope --text Rumi", "'nope'|scratchlm train"),
     # plot
     ("plot nope", "'nope'|scratchlm train"),
     ("plot no-metrics", "metrics.jsonl|run"),

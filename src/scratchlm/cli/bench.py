@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "prefill": ("inference_speed.py", "prefill"),
     "batch-decode": ("inference_speed.py", "batch-decode"),
     "prefix-reuse": ("inference_speed.py", "prefix-reuse"),
+    "embed": ("embed_speed.py",),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 
