@@ -99,6 +99,15 @@ def test_a_stream_never_shows_half_a_character(pairs) -> None:
         assert shown + stream.finish() == text
 
 
+def test_the_ids_that_only_the_model_has_are_no_text(pairs) -> None:
+    for ours, _ in pairs.values():
+        ids = [*ours.encode("the fox"), ours.vocab_size, ours.vocab_size + 40]
+        stream = ours.stream()
+        assert ours.decode(ids) == ours.decode(ids[:-2]) == "".join(map(stream.push, ids)) + stream.finish()
+        with pytest.raises(ValueError, match="ids go from 0"):
+            ours.decode([-1])
+
+
 def test_tokenizers_that_know_bytes_give_every_text_back(pairs) -> None:
     for style in ("gpt2", "smollm", "llama3", "llama2"):
         ours, _ = pairs[style]

@@ -61,15 +61,16 @@ class StreamDecoder:
     ``push(a) + push(b) + ... + finish()`` equals decoding ``[a, b, ...]`` at once.
     """
 
-    def __init__(self, pieces: Pieces, skipped: frozenset[int]) -> None:
+    def __init__(self, pieces: Pieces, skipped: frozenset[int], known: int | None = None) -> None:
         self._pieces = pieces
         self._skipped = skipped
+        self._known = known
         self._started = False
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The text that ``token`` completes; empty while a character is still missing bytes."""
-        if token in self._skipped:
+        if token in self._skipped or (self._known is not None and token >= self._known):
             return ""
         if self._pieces.bytes is not None:
             content = self._pieces.bytes[token]

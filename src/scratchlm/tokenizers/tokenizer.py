@@ -177,10 +177,14 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ``ids``; bytes that are no UTF-8 become U+FFFD.
 
+        Published models often have a few ids more than their tokenizers, to fill up a round number; these are nothing.
+
         Raises:
             ValueError: an id is not in the vocabulary.
         """
         numbers = [int(i) for i in ids]
+        if self.foreign:
+            numbers = [i for i in numbers if i < self.vocab_size]
         if numbers and not 0 <= min(numbers) <= max(numbers) < self.vocab_size:
             raise ValueError(f"ids go from 0 to {self.vocab_size - 1}, not from {min(numbers)} to {max(numbers)}")
         if skip_special:
@@ -189,7 +193,8 @@ class Tokenizer:
 
     def stream(self, skip_special: bool = False) -> StreamDecoder:
         """A decoder for tokens that arrive one by one."""
-        return StreamDecoder(self._pieces, self.special_ids if skip_special else frozenset())
+        skipped: frozenset[int] = self.special_ids if skip_special else frozenset()
+        return StreamDecoder(self._pieces, skipped, self.vocab_size if self.foreign else None)
 
     def token(self, token_id: int) -> str:
         """How the vocabulary spells an id (byte-level BPE writes a space as "Ġ"; use :meth:`decode` to show it).
