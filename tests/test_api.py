@@ -68,9 +68,10 @@ def test_the_curves_show_the_floor_of_a_decoder_that_holds_nothing_out(
     decoder: scratchlm.LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from scratchlm import api
+    from scratchlm.evaluation import plots
 
     seen: dict[str, object] = {}
-    monkeypatch.setattr(api, "plot_curves", lambda *_, **options: seen.update(options))
+    monkeypatch.setattr(plots, "plot_curves", lambda *_, **options: seen.update(options))
     api.plot(decoder.run.path, tmp_path)
     assert seen["floor"] == pytest.approx(0.0346, abs=1e-4)
 

@@ -17,7 +17,7 @@ COMMANDS = {str(command.name) for command in app.registered_commands}
 
 TABLE: list[tuple[str, str]] = [
     # what is typed; words that the line must have, split at |
-    ("chat", "no such command 'chat'|scratchlm --help"),
+    ("sing", "no such command 'sing'|scratchlm --help"),
     ("trian tinygpt", "did you mean 'train'"),
     ("--verbose", "no such option|--verbose"),
     # train
@@ -99,6 +99,18 @@ TABLE: list[tuple[str, str]] = [
     ("generate gpt --prompt Rumi --top-p 2", "top_p|at most 1"),
     ("generate gpt --prompt Rumi --min-p 2", "min_p|0"),
     ("generate gpt --prompt Rumi --repetition-penalty 0", "repetition_penalty|1"),
+    ("generate gpt --prompt Rumi --precision int3", "int3|int4"),
+    ("generate gpt --prompt Rumi --speculate -1", "speculate|0"),
+    ("generate gpt --prompt Rumi --json --logprobs -1", "log_probabilities|0"),
+    ("generate gpt --prompt Rumi --beams 2 --samples 3", "2 beams|3 texts"),
+    ("generate gpt --prompt Rumi --beams -1", "beams|texts"),
+    ("generate bert --prompt Rumi --beams 2", "fill"),
+    ("chat", "MODEL|scratchlm chat --help"),
+    ("chat nope", "'nope'|scratchlm train"),
+    ("chat gpt", "chat template|scratchlm generate gpt"),
+    ("chat bert", "chat template|fill"),
+    ("chat gpt --temperature -1", "temperature|0.8"),
+    ("chat gpt --precision int3", "int3|int4"),
     ("generate gpt --prompt Rumi --samples 0", "samples|1 or more"),
     ("generate gpt --prompt Rumi --max-new-tokens -1", "max_new_tokens|0 or more"),
     ("generate gpt --prompt Rumi --seed -1", "seed|at least 0"),

@@ -49,13 +49,12 @@ def chat(
     )
     loaded = api.load(model, precision=precision)
     if loaded.tokenizer.chat_template is None:
-        raise UserError(
-            f"{model} has no chat template, so it knows no turns; use: scratchlm generate {model} --prompt TEXT"
-        )
+        raise UserError(f"{model} has no chat template, so it knows no turns; use: {loaded.usage()}")
     context = loaded.engine().backend.context
     talk = Conversation(loaded, context, system, sampling, max_new_tokens, speculate)
     if sys.stdin.isatty():
-        _enable_line_editing()
+        with suppress(ImportError):
+            import_module("readline")  # arrow keys and history, where Python was built with them
         _note(f"{model}: type a question, or /help")
     while (line := _read()) is not None:
         try:
@@ -74,11 +73,8 @@ def _obey(line: str, talk: Conversation, ratings: Path) -> bool:
         return False
     if command == "/help":
         _note(HELP)
-    elif command == "/reset":
-        talk.reset()
-        _note("forgotten")
-    elif command == "/system":
-        talk.reset(rest.strip())
+    elif command in ("/reset", "/system"):
+        talk.reset(rest.strip() if command == "/system" else None)
         _note("begun anew")
     elif command in ("/good", "/bad"):
         talk.rate(command == "/good", ratings)
@@ -121,9 +117,3 @@ def _show(answer: Answer, context: int) -> None:
 
 def _note(text: str) -> None:
     typer.secho(text, err=True, dim=True)
-
-
-def _enable_line_editing() -> None:
-    """Arrow keys and history, where Python was built with them."""
-    with suppress(ImportError):
-        import_module("readline")

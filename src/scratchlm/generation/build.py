@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,13 +27,14 @@ def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32"
     from them now. Native code where that computes the same, else PyTorch. "auto" is "fp32" here.
 
     Raises:
-        UserError: bf16 on the CPU of a machine that has no fast bf16, or quantised weights of a model on a GPU.
+        UserError: quantised weights of a model on a GPU.
     """
     if not use_cache:
         return Engine(UncachedBackend(model, rows))
-    device = model.embed.tokens.weight.device
+    device, dtype = model.embed.tokens.weight.device, model.embed.tokens.weight.dtype
     if precision == "bf16":
-        return Engine(TorchBackend(model.bfloat16(), rows))
+        ready = dtype == torch.bfloat16
+        return Engine(TorchBackend(model if ready else copy.deepcopy(model).bfloat16(), rows))
     if precision in ("auto", "fp32"):
         if supported(model):
             weights = ModuleWeights(model)
