@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ SOURCE = ROOT / "src" / "scratchlm"
 
 ROOMS = (
     "errors",
+    "pause",
     "reading",
     "cache",
     "tokenizers",
@@ -32,7 +35,8 @@ ROOMS = (
 """From the ground up, in the order in which data flows. A room imports from those before it, and from itself."""
 ROOF = ("__init__", "__main__")
 """The package's own two files, which name what lies below."""
-LONGEST_FILE, LARGEST_SOURCE = 400, 12_000
+LONGEST_FILE, LARGEST_SOURCE = 400, 20_000
+"""Lines of a file, all counted; lines of Python in all of the source, without blank lines, comments and docstrings."""
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
 
 PROGRAMS = sorted(SOURCE.rglob("*.py"))
@@ -102,8 +106,32 @@ def test_no_file_is_long() -> None:
     assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
-def test_the_source_can_be_read_in_a_few_days() -> None:
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in CODE) <= LARGEST_SOURCE
+def lines_of_code(source: str) -> int:
+    """Lines with code on them: docstrings explain, they are not what has to be explained."""
+    tree = ast.parse(source)
+    documentation = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    code = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in skipped
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    return len(code - documentation)
+
+
+def test_lines_of_code_are_those_that_do_something() -> None:
+    source = '"""Says what\nit is."""\n\n# why\nx = (\n    1\n)\n\ndef f():\n    "doc"\n    return x  # here\n'
+    assert lines_of_code(source) == 5
+
+
+def test_the_source_can_be_read_in_a_week() -> None:
+    assert sum(lines_of_code(path.read_text(encoding="utf-8")) for path in PROGRAMS) <= LARGEST_SOURCE
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:

@@ -13,6 +13,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from scratchlm.pause import collector_paused
+
 if TYPE_CHECKING:
     from scratchlm.api import LanguageModel as LanguageModel
     from scratchlm.api import load as load
@@ -38,7 +40,8 @@ __all__ = ["LanguageModel", "UserError", "__version__", "load", "train"]
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'scratchlm' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with collector_paused():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

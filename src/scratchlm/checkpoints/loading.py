@@ -15,6 +15,7 @@ from scratchlm.checkpoints.huggingface import load_huggingface
 from scratchlm.checkpoints.run import RunFolder
 from scratchlm.errors import UserError
 from scratchlm.models import Model, ModelConfig
+from scratchlm.pause import collector_paused
 from scratchlm.tokenizers import Tokenizer, tokenizer_from_gguf
 
 
@@ -54,7 +55,11 @@ def open_model(name: str | Path | Located, dtype: torch.dtype = torch.float32, *
     Raises:
         UserError: it is not on this machine, damaged, or of a kind that is not supported; the line says what to do.
     """
-    located = name if isinstance(name, Located) else resolve(name)
+    with collector_paused():
+        return _open(name if isinstance(name, Located) else resolve(name), dtype, weights)
+
+
+def _open(located: Located, dtype: torch.dtype, weights: bool) -> Opened:
     if located.kind == "gguf":
         file = GGUFFile(located.path)
         # The tokenizer first: a file that lacks one is told before the weights are read.

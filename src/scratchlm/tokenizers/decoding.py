@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from tokenizers import Tokenizer as Backend
 
 from scratchlm.tokenizers.parts import steps_of
+
+Piece = TypeVar("Piece", str, bytes)
+
+
+class _Table(dict[int, Piece], Generic[Piece]):
+    """Id -> what it is spelled as, worked out when it is first asked for: a vocabulary has many, a text few."""
+
+    def __init__(self, spell: Callable[[int], Piece]) -> None:
+        super().__init__()
+        self._spell = spell
+
+    def __missing__(self, token: int) -> Piece:
+        piece: Piece = self._spell(token)
+        self[token] = piece
+        return piece
 
 
 class Pieces:
@@ -16,34 +33,35 @@ class Pieces:
     A word or WordPiece token is written differently at the start of a text (no space before it), hence two tables.
     """
 
-    first: list[str]
-    later: list[str]
+    first: _Table[str]
+    later: _Table[str]
 
     def __init__(self, backend: Backend, kind: str) -> None:
-        tokens = {i: token for token, i in backend.get_vocab(with_added_tokens=True).items()}
-        names = [tokens.get(i, "") for i in range(max(tokens) + 1)]  # published vocabularies may have gaps
         added = backend.get_added_tokens_decoder()
-        self.bytes: list[bytes] | None = None
+        self.bytes: _Table[bytes] | None = None
         self.drop_space = False
         """Whether the space at the very start of a text is the tokenizer's and not the text's."""
+
+        def name(token: int) -> str:
+            return backend.id_to_token(token) or ""  # published vocabularies may have gaps
+
         if kind == "bpe":
             alphabet = byte_alphabet()
-            self.bytes = [name.encode() if i in added else _bytes_of(name, alphabet) for i, name in enumerate(names)]
+            self.bytes = _Table(lambda i: name(i).encode() if i in added else _bytes_of(name(i), alphabet))
         elif kind == "spm":
-            self.bytes = [name.encode() if i in added else _sentencepiece_bytes(name) for i, name in enumerate(names)]
+            self.bytes = _Table(lambda i: name(i).encode() if i in added else _sentencepiece_bytes(name(i)))
             self.drop_space = any(
                 step["type"] == "Strip" or (step["type"] == "Metaspace" and step.get("prepend_scheme") != "never")
                 for step in steps_of(backend.decoder)
             )
         elif kind == "char":
-            self.first = self.later = names
+            self.first = self.later = _Table(name)
         elif kind == "word":
-            self.first = names
-            self.later = [" " + name for name in names]
+            self.first, self.later = _Table(name), _Table(lambda i: " " + name(i))
         else:
             # The library's own rules (which signs take no space before them), asked once per token.
-            self.first = [backend.decoder.decode([name]) for name in names]
-            self.later = [backend.decoder.decode(["x", name])[1:] for name in names]
+            self.first = _Table(lambda i: str(backend.decoder.decode([name(i)])))
+            self.later = _Table(lambda i: str(backend.decoder.decode(["x", name(i)]))[1:])
 
     def text(self, ids: list[int]) -> str:
         if self.bytes is not None:
