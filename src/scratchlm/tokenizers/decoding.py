@@ -19,7 +19,7 @@ class _Table(dict[int, Piece], Generic[Piece]):
 
     def __init__(self, spell: Callable[[int], Piece]) -> None:
         super().__init__()
-        self._spell = spell
+        self._spell: Callable[[int], Piece] = spell
 
     def __missing__(self, token: int) -> Piece:
         piece: Piece = self._spell(token)
