@@ -1,11 +1,14 @@
-"""Data: named corpora and files, streams of ids, windows, masks and pairs."""
+"""Data: named corpora and files, streams of ids, windows, masks and pairs; records, examples and their packing."""
 
 from scratchlm.data.batch import IGNORE, Batch
 from scratchlm.data.corpora import corpus_names, corpus_text
 from scratchlm.data.dates import date_pairs
+from scratchlm.data.examples import Examples, encode_records
 from scratchlm.data.files import Document, Source, resolve_source
 from scratchlm.data.masking import mask_tokens
+from scratchlm.data.packing import Plan, plan_steps
 from scratchlm.data.pairs import PairTable, encode_pairs
+from scratchlm.data.records import Records, Splits, join_validation, read_records, split_records
 from scratchlm.data.split import iter_texts
 from scratchlm.data.stream import TokenStream, open_stream, prepare_stream
 from scratchlm.data.vocabulary import learn_tokenizer
@@ -15,21 +18,30 @@ __all__ = [
     "IGNORE",
     "Batch",
     "Document",
+    "Examples",
     "PairTable",
+    "Plan",
+    "Records",
     "Source",
+    "Splits",
     "TokenStream",
     "corpus_names",
     "corpus_text",
     "date_pairs",
     "encode_pairs",
+    "encode_records",
     "every_block",
     "every_window",
     "iter_texts",
+    "join_validation",
     "learn_tokenizer",
     "mask_tokens",
     "open_stream",
+    "plan_steps",
     "prepare_stream",
+    "read_records",
     "resolve_source",
     "sample_blocks",
     "sample_windows",
+    "split_records",
 ]

@@ -1,0 +1,311 @@
+"""Records as token ids, and what the model is to learn at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scratchlm.data.batch import IGNORE
+from scratchlm.data.record_rows import BadRow, Record, Task
+from scratchlm.data.records import Records, Skipped
+from scratchlm.errors import UserError
+from scratchlm.tokenizers import Tokenizer, render_chat
+
+LossOn = Literal["auto", "completion", "assistant", "all"]
+_DEFAULTS: dict[str, LossOn] = {"lm": "all", "prompt": "completion", "chat": "assistant"}
+_BARS, _BAR = 8, 40
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N encoded rows, end to end in flat arrays."""
+
+    task: Task
+    ids: NDArray[np.uint32]
+    """(tokens,)."""
+    targets: NDArray[np.int32]
+    """(tokens,): what is to be said at each token, aligned with the logits: the next id where it is supervised, or the
+    number of the tag or, at one token of each row, of the label; elsewhere ``IGNORE``."""
+    offsets: NDArray[np.int64]
+    """(N + 1,): row i is ``ids[offsets[i]:offsets[i + 1]]``."""
+    rows: NDArray[np.int64]
+    """(N,): which record each example is, or is a part, of."""
+    labels: tuple[str, ...]
+    max_length: int
+    truncated: int
+    """Rows that were longer than ``max_length`` and lost something."""
+    skipped: Skipped
+    """Rows that cannot be encoded, or in which nothing is left to learn."""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,): tokens of each."""
+        return np.diff(self.offsets)
+
+    @property
+    def supervised(self) -> int:
+        """How many predictions are learned from."""
+        return int((self.targets != IGNORE).sum())
+
+    def __getitem__(self, number: int) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+        """The ids and the targets of one example."""
+        part = slice(self.offsets[number], self.offsets[number + 1])
+        return self.ids[part], self.targets[part]
+
+    def show(self, tokenizer: Tokenizer, number: int = 0) -> str:
+        """One example as text: what is supervised stands between ⟦ and ⟧, tags and labels behind an arrow."""
+        ids, targets = self[number]
+        if self.task == "classify":
+            return f"{tokenizer.decode(ids)} → {self.labels[targets.max()]}"
+        if self.task == "tag":
+            starts = [n for n in range(len(ids)) if targets[n] != IGNORE]
+            ends = [*starts[1:], len(ids) - _suffix_length(tokenizer, ids)]
+            words = [tokenizer.decode(ids[a:b]).strip() for a, b in zip(starts, ends, strict=True)]
+            return " ".join(f"{w} → {self.labels[targets[n]]};" for w, n in zip(words, starts, strict=True))
+        learned = np.concatenate(([False], targets[:-1] != IGNORE))
+        edges = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), len(ids)]
+        runs = ((tokenizer.decode(ids[a:b]), learned[a]) for a, b in pairwise(edges))
+        return "".join(f"⟦{text}⟧" if inside else text for text, inside in runs)
+
+    def description(self) -> str:
+        """Counts, for people."""
+        tokens, longest = len(self.ids), int(self.lengths.max())
+        text = f"{len(self):,} examples of {tokens / len(self):,.1f} tokens on average, the longest {longest:,}; "
+        text += f"{tokens:,} tokens, {self.supervised / tokens:.0%} supervised; {self.truncated:,} truncated"
+        text += f" to {self.max_length:,} tokens" if self.truncated else ""
+        return "\n".join([text, *self.notes, *([str(self.skipped)] if self.skipped.count else [])])
+
+    def histogram(self) -> str:
+        """The lengths, a bar for each range of tokens."""
+        lengths = self.lengths
+        counts, edges = np.histogram(lengths, _BARS, (0.5, max(_BARS, int(lengths.max())) + 0.5))
+        bounds = [(int(np.ceil(a)), int(np.ceil(b)) - 1) for a, b in pairwise(edges)]
+        lines = [
+            f"{a:>6,} - {b:>6,} {count:>8,} {'█' * round(_BAR * int(count) / int(counts.max()))}".rstrip()
+            for (a, b), count in zip(bounds, counts, strict=True)
+        ]
+        return "\n".join(["tokens             rows", *lines])
+
+
+def encode_records(
+    records: Records,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    loss_on: LossOn = "auto",
+    causal: bool = True,
+    template: str | None = None,
+) -> Examples:
+    """Encode rows.
+
+    A plain text and a completion end in EOS, which is supervised; an assistant's turn ends in the template's token, or
+    in EOS where the template has none. What is too long for ``max_length`` is cut thus: of a prompt and its completion
+    first the prompt's beginning, then the completion's end; of all else the end. Where the end is cut, no EOS follows.
+    Whole text files are read in parts of ``max_length`` instead. Tags stand at the first sub-token of each word; a
+    label at an encoder's first token ([CLS], or [BOS], where the vocabulary has one), and at a decoder's last.
+
+    Args:
+        loss_on: "completion" of a prompt, the "assistant"'s turns of a chat, or "all" tokens but a row's first. "auto"
+            is the first two; a plain text is always learned whole.
+        causal: for a decoder. Encoders serve the tasks "classify" and "tag".
+        template: a chat template in place of the tokenizer's.
+
+    Raises:
+        UserError: a row that cannot be encoded or in which nothing is supervised, with ``bad="stop"``; no row left; or
+            options that do not fit.
+    """
+    task = records.task
+    if loss_on not in get_args(LossOn):
+        raise UserError(f"there is no loss on {loss_on!r}; choose one of: {', '.join(get_args(LossOn))}")
+    if loss_on not in ("auto", "all", _DEFAULTS.get(task, "auto")):
+        raise UserError(f"the task {task} has no {loss_on} to learn from; leave loss_on out")
+    if not causal and task in _DEFAULTS:
+        raise UserError(f"the task {task} needs a decoder, and this is an encoder; use classify or tag")
+    encoder = _Encoder(records, tokenizer, max_length, loss_on == "all" or task == "lm", causal, template)
+    if max_length < encoder.least:
+        raise UserError(f"max_length is {max_length}; give at least {encoder.least} tokens")
+    skipped = Skipped(records.skipped.bad)
+    ids: list[NDArray[np.uint32]] = []
+    targets: list[NDArray[np.int32]] = []
+    numbers: list[int] = []
+    for number, (record, found) in enumerate(zip(records.rows, encoder.rows(), strict=True)):
+        if isinstance(found, BadRow):
+            skipped.add(record.place, str(found))
+            continue
+        for part_ids, part_targets in found:
+            ids.append(np.asarray(part_ids, np.uint32))
+            targets.append(np.asarray(part_targets, np.int32))
+            numbers.append(number)
+    if not ids:
+        raise UserError(f"{records.name}: no row is left to learn from ({skipped})")
+    return Examples(
+        task,
+        np.concatenate(ids),
+        np.concatenate(targets),
+        np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        np.array(numbers, np.int64),
+        records.labels,
+        max_length,
+        encoder.truncated,
+        skipped,
+        tuple(encoder.notes),
+    )
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text, nothing added; all at once, which is faster.
+
+    Raises:
+        UserError: something is not in the vocabulary.
+    """
+    if tokenizer.kind in ("char", "word") or tokenizer.unknown == "error":
+        return [tokenizer.encode(text) for text in texts]
+    return [one.ids for one in tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def encode_words(tokenizer: Tokenizer, sentences: Iterable[Sequence[str]]) -> Iterator[list[list[int]]]:
+    """The sub-tokens of each word of each sentence, as those of words with single spaces between them."""
+    whole = list(sentences)
+    spaced = tokenizer.kind == "bpe"  # the others mark a word's start themselves, or not at all
+    forms = [[f" {word}" if spaced and n else word for n, word in enumerate(words)] for words in whole]
+    distinct = list(dict.fromkeys(word for words in forms for word in words))
+    known = dict(zip(distinct, encode_texts(tokenizer, distinct), strict=True))
+    return ([known[word] for word in words] for words in forms)
+
+
+_Part = tuple[Sequence[int], Sequence[int]]
+"""Ids and targets."""
+
+
+class _Encoder:
+    """Makes parts of records: for each a list of them (of all but whole files, one), or what is wrong."""
+
+    def __init__(
+        self,
+        records: Records,
+        tokenizer: Tokenizer,
+        max_length: int,
+        everything: bool,
+        causal: bool,
+        template: str | None,
+    ) -> None:
+        self._records, self._tokenizer, self._most = records, tokenizer, max_length
+        self._everything, self._causal, self._template = everything, causal, template
+        self._numbers = {label: number for number, label in enumerate(records.labels)}
+        self.truncated = 0
+        self.notes: list[str] = []
+        self._before, self._after = list(tokenizer.prefix_ids), list(tokenizer.suffix_ids)
+        if not causal and not self._before and tokenizer.bos_id is not None:
+            self._before = [tokenizer.bos_id]
+        self._end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        self.least = 1 + len(self._before) + max(1, len(self._after))
+        if records.task in _DEFAULTS and not self._end:
+            self.notes.append("the vocabulary has no EOS, so the model does not learn to stop")
+
+    def rows(self) -> Iterator[list[_Part] | BadRow]:
+        way = {
+            "lm": self._plain,
+            "prompt": self._prompted,
+            "chat": self._chatted,
+            "classify": self._classified,
+            "tag": self._tagged,
+        }
+        return way[self._records.task](self._records.rows)
+
+    def _cut(self, ids: list[int], room: int) -> list[int]:
+        self.truncated += len(ids) > room
+        return ids[:room]
+
+    def _next(self, ids: list[int], learned: Sequence[bool]) -> list[_Part] | BadRow:
+        """A part whose targets are the ids that follow, where they are learned."""
+        targets = [i if yes else IGNORE for i, yes in zip(ids[1:], learned[1:], strict=True)]
+        if all(target == IGNORE for target in targets):
+            return BadRow(f"nothing is left to learn in its first {self._most:,} tokens; raise max_length")
+        return [(ids, [*targets, IGNORE])]
+
+    def _plain(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+        for text in encode_texts(self._tokenizer, [row.text for row in rows]):
+            ids = [*self._before, *text, *self._end]
+            if not self._records.whole_files:
+                ids = self._cut(ids, self._most)
+                yield self._next(ids, [True] * len(ids))
+                continue
+            # The first token of a part is the last of the part before it, so that each token is predicted once.
+            starts = range(0, max(1, len(ids) - 1), self._most - 1)
+            parts = [self._next(part := ids[s : s + self._most], [True] * len(part)) for s in starts]
+            yield [one for part in parts if not isinstance(part, BadRow) for one in part] or parts[0]
+
+    def _prompted(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+        prompts = encode_texts(self._tokenizer, [row.prompt for row in rows])
+        if self._tokenizer.kind == "spm":  # which writes a text's start in a way of its own
+            answers = encode_texts(self._tokenizer, [row.prompt + row.text for row in rows])
+        else:
+            answers = encode_texts(self._tokenizer, [row.text for row in rows])
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if self._tokenizer.kind == "spm":
+                same = next((n for n, (a, b) in enumerate(zip(prompt, answer, strict=False)) if a != b), len(prompt))
+                prompt, answer = prompt[:same], answer[same:]
+            room = self._most - len(self._before)
+            whole = [*answer, *self._end]
+            kept = min(len(prompt), max(room - len(whole), 0 if self._before else 1))
+            self.truncated += len(prompt) + len(whole) > room
+            ids = [*self._before, *prompt[len(prompt) - kept :], *whole[: room - kept]]
+            first = len(self._before) + kept
+            yield self._next(ids, [self._everything or n >= first for n in range(len(ids))])
+
+    def _chatted(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+        for row in rows:
+            try:
+                chat = render_chat(self._tokenizer, row.messages, tools=row.tools or None, template=self._template)
+            except UserError as error:
+                if self._template is None and self._tokenizer.chat_template is None:
+                    raise
+                yield BadRow(str(error))
+                continue
+            ids, mask = list(chat.ids), list(chat.mask)
+            if ids and mask[-1] and ids[-1] not in self._tokenizer.eos_ids:
+                ids, mask = [*ids, *self._end], [*mask, *(True for _ in self._end)]
+            ids = self._cut(ids, self._most)
+            yield self._next(ids, [self._everything or yes for yes in mask[: len(ids)]])
+
+    def _classified(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+        room = self._most - len(self._before) - len(self._after)
+        for row, text in zip(rows, encode_texts(self._tokenizer, [row.text for row in rows]), strict=True):
+            ids = [*self._before, *self._cut(text, room), *self._after]
+            targets = [IGNORE] * len(ids)
+            if not ids:
+                yield BadRow("its text has no token")
+                continue
+            targets[-1 if self._causal else 0] = self._numbers[row.labels[0]]
+            yield [(ids, targets)]
+
+    def _tagged(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+        room = self._most - len(self._before) - len(self._after)
+        for row, words in zip(rows, encode_words(self._tokenizer, (row.tokens for row in rows)), strict=True):
+            ids = [i for word in words for i in word]
+            # A word of nothing but characters that the tokenizer drops has no token, so no tag either.
+            targets = [
+                self._numbers[tag] if n == 0 else IGNORE
+                for word, tag in zip(words, row.labels, strict=True)
+                for n in range(len(word))
+            ]
+            if all(target == IGNORE for target in targets[:room]):
+                yield BadRow("none of its words has a token")
+                continue
+            cut = [*self._before, *self._cut(ids, room), *self._after]
+            before = [IGNORE] * len(self._before)
+            yield [(cut, [*before, *targets[:room], *[IGNORE] * len(self._after)])]
+
+
+def _suffix_length(tokenizer: Tokenizer, ids: NDArray[np.uint32]) -> int:
+    after = tokenizer.suffix_ids
+    return len(after) if after and tuple(ids[-len(after) :].tolist()) == after else 0

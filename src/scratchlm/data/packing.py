@@ -1,0 +1,205 @@
+"""Batches of examples without padding: several in a row, kept apart, or rows of like lengths together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scratchlm.data.batch import IGNORE, Batch
+from scratchlm.data.examples import Examples
+from scratchlm.errors import UserError
+
+Method = Literal["pack", "length"]
+Indices = NDArray[np.int64]
+_PROBED = 20
+"""Steps by which a plan is judged."""
+_POOL = 50
+"""Batches whose rows are sorted by length together; fewer would waste more, more would order the epoch more."""
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Indices:
+    """(count,): the order of the examples in an epoch, which depends on nothing but ``seed`` and ``epoch``."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def pack(lengths: Sequence[int] | Indices, block: int, *, seed: int = 0, epoch: int = 0) -> list[Indices]:
+    """Distribute examples over bins of at most ``block`` tokens: the longest first, each into the fullest bin that has
+    room ("best fit decreasing", at most 11/9 of the fewest bins; Johnson 1973). Which of equal length go together, and
+    the order of the bins, change with the epoch; their number does not.
+
+    Raises:
+        ValueError: an example is longer than a block.
+    """
+    sizes = np.asarray(lengths, np.int64)
+    if len(sizes) and sizes.max() > block:
+        raise ValueError(
+            f"an example has {sizes.max()} tokens, a block {block}; encode with a max_length of at most that"
+        )
+    order = epoch_order(len(sizes), seed, epoch)
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    bins: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(block + 1)]
+    open_rooms = 0  # bit r: some bin has room for exactly r tokens more
+    for number, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        fitting = open_rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            chosen = with_room[room].pop()
+            if not with_room[room]:
+                open_rooms ^= 1 << room
+            bins[chosen].append(number)
+        else:
+            chosen, room = len(bins), block
+            bins.append([number])
+        with_room[room - size].append(chosen)
+        open_rooms |= 1 << (room - size)
+    return [np.array(bins[n], np.int64) for n in epoch_order(len(bins), seed, epoch)]
+
+
+def packed_batch(examples: Examples, bins: Sequence[Sequence[int] | Indices], block: int | None = None) -> Batch:
+    """The examples of each bin one after the other in a row (B, T): positions restart with each, documents keep them
+    apart, and none is predicted from another. T is ``block``, or the fullest bin's tokens; a bin of one example makes
+    an ordinary padded row. Padding is document -1 and has no label, whatever its id."""
+    rows = [[examples[int(number)] for number in one] for one in bins]
+    width = max(sum(len(ids) for ids, _ in row) for row in rows)
+    if block is not None and width > block:
+        raise ValueError(f"a bin has {width} tokens, a block {block}")
+    shape = (len(rows), block or width)
+    ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
+    positions, documents = np.zeros(shape, np.int64), np.full(shape, -1, np.int32)
+    for row, parts in enumerate(rows):
+        at = 0
+        for number, (part, targets) in enumerate(parts):
+            place = np.s_[row, at : at + len(part)]
+            ids[place], labels[place], documents[place] = part, targets, number
+            positions[place] = np.arange(len(part))
+            at += len(part)
+    whole = bool((documents == 0).all())
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(labels),
+        None if whole or all(len(one) == 1 for one in bins) else torch.from_numpy(positions),
+        None if whole else torch.from_numpy(documents),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which examples each step of the training takes, and how they are laid out. A pure function of the step, so that a
+    run that was stopped goes on with the same batches without any state.
+
+    Every step takes ``rows`` examples (the last of an epoch what is left), so the method changes speed and memory, not
+    what is learned: a step's batches add up to the same loss.
+    """
+
+    examples: Examples
+    rows: int
+    tokens: int
+    """The most tokens of one batch, padding included (more only where one example is longer)."""
+    seed: int = 0
+    method: Method = "pack"
+    _orders: dict[int, Indices] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} of a step is {getattr(self, name)}; give at least 1")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.examples) // self.rows)
+
+    def indices(self, step: int) -> Indices:
+        """The examples of a step, counted from 0 through all epochs."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._order(epoch)
+        return self._orders[epoch][place * self.rows : (place + 1) * self.rows]
+
+    def step(self, step: int, part: int = 0, parts: int = 1) -> list[Batch]:
+        """The batches of a step, or of the one ``part`` of ``parts`` that a process has (an empty list where there is
+        nothing for it). Their losses are sums to be added."""
+        return [packed_batch(self.examples, one) for one in self._layout(self.indices(step)[part::parts])]
+
+    def in_order(self) -> Iterator[Batch]:
+        """All examples once, for evaluation."""
+        by_length = np.argsort(self.examples.lengths, kind="stable")
+        for first in range(0, len(by_length), self.rows):
+            yield from (packed_batch(self.examples, one) for one in self._layout(by_length[first : first + self.rows]))
+
+    def waste(self) -> float:
+        """The share of padding among the tokens of the first steps."""
+        blocks = list(self._blocks())
+        return 1 - sum(used for _, _, used in blocks) / sum(rows * width for rows, width, _ in blocks)
+
+    def cost(self, width: int) -> float:
+        """Of the first steps, to be compared with another plan's, for a model of that width C: a token in a block of T
+        takes 12 C^2 multiplications by matrices and 2 T C in attention over the block, a layer."""
+        return sum(rows * block * (6 * width + block) for rows, block, _ in self._blocks())
+
+    def _blocks(self) -> Iterator[tuple[int, int, int]]:
+        """Rows, tokens a row, and examples' tokens of each batch of the first steps."""
+        for step in range(min(_PROBED, self.steps_per_epoch)):
+            for bins in self._layout(self.indices(step)):
+                sums = [int(self.examples.lengths[one].sum()) for one in bins]
+                yield len(bins), max(sums), sum(sums)
+
+    def _order(self, epoch: int) -> Indices:
+        order = epoch_order(len(self.examples), self.seed, epoch)
+        if self.method == "pack":
+            return order
+        pool = _POOL * self.rows
+        lengths = self.examples.lengths
+        pools = [order[first : first + pool] for first in range(0, len(order), pool)]
+        ordered = np.concatenate([one[np.argsort(-lengths[one], kind="stable")] for one in pools])
+        full = len(ordered) // self.rows
+        shuffled = epoch_order(full, self.seed, epoch)
+        return np.concatenate(
+            [ordered[: full * self.rows].reshape(full, self.rows)[shuffled].ravel(), ordered[full * self.rows :]]
+        )
+
+    def _layout(self, indices: Indices) -> list[list[Indices]]:
+        """The bins of each batch of a step."""
+        lengths = self.examples.lengths[indices]
+        if not len(indices):
+            return []
+        if self.method == "pack":
+            return [[indices[one]] for one in pack(lengths, max(self.tokens, int(lengths.max())))]
+        batches: list[list[Indices]] = []
+        for number in np.argsort(-lengths, kind="stable"):
+            if batches and (len(batches[-1]) + 1) * self.examples.lengths[batches[-1][0][0]] <= self.tokens:
+                batches[-1].append(indices[number : number + 1])
+            else:
+                batches.append([indices[number : number + 1]])
+        return batches
+
+
+def plan_steps(
+    examples: Examples,
+    rows: int,
+    tokens: int,
+    *,
+    seed: int = 0,
+    method: Literal["auto", "pack", "length"] = "auto",
+    width: int = 768,
+) -> Plan:
+    """A plan, by the cheaper method with "auto".
+
+    Packing wins unless the padding that it saves is less than what its longer rows cost in attention.
+
+    Args:
+        width: the model's.
+
+    Raises:
+        UserError: ``rows`` or ``tokens`` below 1, or no such method.
+    """
+    if method not in ("auto", "pack", "length"):
+        raise UserError(f"there is no way {method!r} to lay rows out; choose one of: auto, pack, length")
+    plans = [Plan(examples, rows, tokens, seed, one) for one in ("pack", "length") if method in ("auto", one)]
+    return min(plans, key=lambda plan: plan.cost(width))

@@ -1,0 +1,262 @@
+"""The forms that rows come in, and what makes a row of each a good one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Task = Literal["lm", "prompt", "chat", "classify", "tag"]
+_Values = Mapping[str, Any]
+_ROLES = {
+    "system": "system", "developer": "developer", "tool": "tool", "function": "tool", "observation": "tool",
+    "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
+}  # fmt: skip
+"""Of a message, with the names that others give them."""
+_MAY_BE_EMPTY = ("system", "developer", "tool")
+
+
+class BadRow(Exception):  # noqa: N818 - it is no error of the program's
+    """What is wrong with a row."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A checked row. What it holds depends on the task; the rest is empty."""
+
+    place: str = ""
+    """Such as "reviews.csv, line 3"."""
+    text: str = ""
+    """A plain text, the completion of a prompt, or what is to be classified."""
+    prompt: str = ""
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas, for chats."""
+    tokens: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    """The one label, or each token's tag."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A form of rows: the parts it needs, those it may have, and how a row is read."""
+
+    name: str
+    task: Task
+    """What it is for if nobody says."""
+    needs: tuple[str, ...]
+    read: Callable[[_Values, Mapping[str, str], Task], Record]
+    """Of a row's values, which column each part has, and the task.
+
+    Raises:
+        BadRow: it says the field and what is wrong.
+    """
+    may: tuple[str, ...] = ()
+    also: tuple[Task, ...] = ()
+    """Other tasks that it can serve."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return (self.task, *self.also)
+
+    def columns(self, present: list[str], wanted: Mapping[str, str]) -> dict[str, str] | None:
+        """The column of each part, or None where one that is needed has none, or one that is wanted no part."""
+        if not set(wanted) <= {*self.needs, *self.may}:
+            return None
+        by_name = {name.lower(): name for name in reversed(present) if name not in wanted.values()}
+        found: dict[str, str] = {}
+        for role in (*self.needs, *self.may):
+            names = [by_name[name] for name in (role, *_OTHER_NAMES.get(role, ())) if name in by_name]
+            column = wanted.get(role) or (names[0] if names else None)
+            if column is not None:
+                found[role] = column
+            elif role in self.needs:
+                return None
+        return found
+
+
+_OTHER_NAMES = {
+    "text": ("sentence", "review", "content"),
+    "label": ("labels", "class", "sentiment"),
+    "completion": ("response",),
+    "output": ("response",),
+    "tokens": ("words",),
+    "tags": ("ner_tags", "labels"),
+}
+"""Other names under which a part's column is found."""
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _field(values: _Values, column: str) -> Any:
+    if column not in values:
+        raise BadRow(f"the field {column!r} is missing")
+    if values[column] is None:
+        raise BadRow(f"{column!r} is null")
+    return values[column]
+
+
+def _checked(value: Any, name: str, *, empty: bool = False) -> str:
+    """A text with something in it."""
+    if not isinstance(value, str):
+        raise BadRow(f"{name} is {_shown(value)}, which is no text")
+    if not empty and not value.strip():
+        raise BadRow(f"{name} is empty")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise BadRow(f"{name} is not UTF-8 (character {error.start + 1:,})") from error
+    return value
+
+
+def _text(values: _Values, column: str, *, empty: bool = False) -> str:
+    return _checked(_field(values, column), repr(column), empty=empty)
+
+
+def _label(value: Any, name: str) -> str:
+    """Of names and whole numbers, in whatever type; others are no classes."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            raise BadRow(f"{name} is NaN")
+        if not value.is_integer():
+            raise BadRow(f"{name} is {value:g}, which is no class; give whole numbers or names")
+        value = int(value)
+    if isinstance(value, bool | int):
+        return str(value)
+    text = _checked(value, name).strip()
+    if text.lower() == "nan":
+        raise BadRow(f"{name} is NaN")
+    return text
+
+
+def _plain(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+    return Record(text=_text(values, columns["text"]))
+
+
+def _classified(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+    label = _label(_field(values, columns["label"]), repr(columns["label"]))
+    return Record(text=_text(values, columns["text"]), labels=(label,))
+
+
+def _answered(prompt: str, completion: str, task: Task, system: str = "") -> Record:
+    if task != "chat":
+        return Record(prompt=prompt, text=completion)
+    first = ({"role": "system", "content": system},) if system else ()
+    turns = {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}
+    return Record(messages=(*first, *turns))
+
+
+def _completed(values: _Values, columns: Mapping[str, str], task: Task) -> Record:
+    return _answered(_text(values, columns["prompt"]), _text(values, columns["completion"]), task)
+
+
+def _question(values: _Values, columns: Mapping[str, str], task: Task) -> Record:
+    question, answer = (_text(values, columns[role]) for role in ("question", "answer"))
+    if task == "chat":
+        return _answered(question, answer, task)
+    return _answered(f"Question: {question.strip()}\nAnswer:", f" {answer.strip()}", task)
+
+
+def _instructed(values: _Values, columns: Mapping[str, str], task: Task) -> Record:
+    """Alpaca's form (Taori et al. 2023), without its first sentence."""
+    instruction, output = (_text(values, columns[role]) for role in ("instruction", "output"))
+    given, system = (
+        _text(values, columns[role], empty=True) if values.get(columns.get(role, "")) is not None else ""
+        for role in ("input", "system")
+    )
+    if task == "chat":
+        return _answered(f"{instruction}\n\n{given}" if given.strip() else instruction, output, task, system)
+    parts = [
+        f"### Instruction:\n{instruction}",
+        *([f"### Input:\n{given}"] if given.strip() else []),
+        "### Response:\n",
+    ]
+    return _answered("\n\n".join([*([system] if system.strip() else []), *parts]), output, task)
+
+
+def _chatted(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+    column = columns["messages"] if "messages" in columns else columns["conversations"]
+    given = _listed(_field(values, column), column)
+    messages = tuple(_message(one, f"{column!r}, message {number},") for number, one in enumerate(given, 1))
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRow(f"{column!r} has no turn of the assistant, so there is nothing to learn")
+    tools: list[Any] = []
+    if "tools" in columns and values.get(columns["tools"]):
+        tools = _listed(values[columns["tools"]], columns["tools"])
+        if not all(isinstance(tool, dict) for tool in tools):
+            raise BadRow(f"{columns['tools']!r} is no list of objects")
+    return Record(messages=messages, tools=tuple(tools))
+
+
+def _listed(value: Any, column: str) -> list[Any]:
+    """A list, or its JSON, as a table of texts has it."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"{column!r} is a text, and no JSON in it; give a list") from error
+    if not isinstance(value, list):
+        raise BadRow(f"{column!r} is {_shown(value)}, which is no list")
+    if not value:
+        raise BadRow(f"{column!r} is empty")
+    return value
+
+
+def _message(given: Any, where: str) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise BadRow(f'{where} is {_shown(given)}; write {{"role": "user", "content": "..."}}')
+    message = {key: value for key, value in given.items() if value is not None}
+    for ours, others in (("role", "from"), ("content", "value")):
+        if ours not in message and others in message:
+            message[ours] = message.pop(others)
+    role = message.get("role")
+    if role is None:
+        raise BadRow(f"{where} has no role")
+    if not isinstance(role, str) or role.lower() not in _ROLES:
+        raise BadRow(f"{where} has the role {_shown(role)}; write system, user, assistant or tool")
+    message["role"] = role = _ROLES[role.lower()]
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        content = "".join(part["text"] for part in content)
+    if content is None and not message.get("tool_calls"):
+        raise BadRow(f"{where} has no content")
+    may_be_empty = role in _MAY_BE_EMPTY or bool(message.get("tool_calls"))
+    return {**message, "content": _checked("" if content is None else content, f"{where} content", empty=may_be_empty)}
+
+
+def _tagged(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+    found: list[list[Any]] = []
+    for role in ("tokens", "tags"):
+        value = _field(values, columns[role])
+        value = value.split() if isinstance(value, str) else value
+        if not isinstance(value, list):
+            raise BadRow(f"{columns[role]!r} is {_shown(value)}, which is no list")
+        found.append(value)
+    tokens, tags = found
+    if len(tokens) != len(tags):
+        raise BadRow(f"{columns['tokens']!r} has {len(tokens)} and {columns['tags']!r} {len(tags)}; give each a tag")
+    if not tokens:
+        raise BadRow(f"{columns['tokens']!r} is empty")
+    return Record(
+        tokens=tuple(_checked(one, f"{columns['tokens']!r}, number {n},") for n, one in enumerate(tokens, 1)),
+        labels=tuple(_label(one, f"{columns['tags']!r}, number {n},") for n, one in enumerate(tags, 1)),
+    )
+
+
+SHAPES = (
+    Shape("messages", "chat", ("messages",), _chatted, ("tools",)),
+    Shape("conversations", "chat", ("conversations",), _chatted, ("tools",)),
+    Shape("instruction + output", "prompt", ("instruction", "output"), _instructed, ("input", "system"), ("chat",)),
+    Shape("prompt + completion", "prompt", ("prompt", "completion"), _completed, (), ("chat",)),
+    Shape("question + answer", "prompt", ("question", "answer"), _question, (), ("chat",)),
+    Shape("tokens + tags", "tag", ("tokens", "tags"), _tagged),
+    Shape("text + label", "classify", ("text", "label"), _classified),
+    Shape("text", "lm", ("text",), _plain),
+)
+"""In the order in which they are tried."""
