@@ -23,6 +23,7 @@ ROOMS = (
     "kernels",
     "models",
     "checkpoints",
+    "adapters",
     "training",
     "generation",
     "evaluation",
