@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -259,3 +260,37 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         kernels.dropout_add(x, weight, 0.1)
     with pytest.raises(ValueError, match="probability"):
         kernels.dropout_add(x, x, 1.0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("native", [True, False])
+def test_texts_of_any_length_attend_each_to_itself(causal: bool, native: bool) -> None:
+    torch.manual_seed(0)
+    lengths = [5, 1, 33, 9, 16]
+    bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
+    qkv = torch.randn(1, 64, 8 * 6, requires_grad=True)
+    with nullcontext() if native else kernels.disabled():
+        together = kernels.attention(qkv, 4, 2, causal=causal, bounds=bounds)
+        parts = [kernels.attention(p[None], 4, 2, causal=causal) for p in qkv[0].split(lengths)]
+    expected = torch.cat(parts, dim=1)
+    torch.testing.assert_close(together, expected, atol=1e-6, rtol=1e-6)
+    weight = torch.randn_like(together)
+    (ours,) = torch.autograd.grad((together * weight).sum(), qkv)
+    (theirs,) = torch.autograd.grad((expected * weight).sum(), qkv)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("each_row", [True, False])
+def test_heads_turn_as_the_plain_formula_says(each_row: bool) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 7, 5 * 12, requires_grad=True)
+    angles = torch.randn(2, 7, 6) if each_row else torch.randn(7, 6)
+    found = kernels.rotate_heads(qkv, angles.cos(), angles.sin(), 5, 4)
+    with kernels.disabled():
+        expected = kernels.rotate_heads(qkv, angles.cos(), angles.sin(), 5, 4)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    assert torch.equal(found[..., 48:], qkv[..., 48:])
+    weight = torch.randn_like(found)
+    (ours,) = torch.autograd.grad((found * weight).sum(), qkv)
+    (theirs,) = torch.autograd.grad((expected * weight).sum(), qkv)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)

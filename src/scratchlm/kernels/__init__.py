@@ -6,7 +6,7 @@ Written in C (``native/``), compiled at first use, for float32 on Linux; everyth
 
 from __future__ import annotations
 
-from scratchlm.kernels.attention import attention
+from scratchlm.kernels.attention import attention, rotate_heads
 from scratchlm.kernels.build import available, disabled, library, status
 from scratchlm.kernels.linear import gelu_mlp, linear_dropout_add, norm_linear, norm_linear_residual
 from scratchlm.kernels.pointwise import dropout_add, gelu, layer_norm, rms_norm
@@ -24,5 +24,6 @@ __all__ = [
     "norm_linear",
     "norm_linear_residual",
     "rms_norm",
+    "rotate_heads",
     "status",
 ]

@@ -29,7 +29,7 @@ FEWEST, FEWEST_IN_USE = 64, 256
 """With fewer rows than this (with and without gradients to come), bringing the weights into the order that the native
 product wants does not pay."""
 
-LARGEST = 2**20
+LARGEST = 2**18
 """Weights with more numbers than this stream from memory; there PyTorch's own products, with blocks of their own for
 every level of cache, are as fast or faster, and only norms, GELU and dropout are native."""
 

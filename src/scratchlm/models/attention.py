@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -22,60 +23,76 @@ from scratchlm.models.sublayer import project_in, project_out
 class AttentionMask:
     """Which keys a query may see.
 
-    ``visible`` is a boolean (B or 1, 1, T, S) tensor, True where query t may see key s, or None for the two common
-    cases that need no tensor: everything (``causal`` False) and everything up to itself (``causal`` True, T = S).
+    Without ``documents`` or ``window`` there are two cases that need no tensor: everything (``causal`` False) and, of
+    as many queries as keys, everything up to itself.
     """
 
     causal: bool
-    visible: Tensor | None = None
+    given: Tensor | None = None
+    """A mask made elsewhere, as :attr:`visible`; the rest then does not matter."""
+    queries: int = 0
+    keys: int = 0
+    """New tokens, and tokens that they may look at; 0 and 0 for as many of both."""
+    documents: Tensor | None = None
+    """(B, S): tokens see only those of their own document; padding (-1) sees itself, so that its softmax is defined."""
+    window: int | None = None
+    """So many keys are seen at most, the query's own the last."""
+    device: torch.device | None = None
+
+    @cached_property
+    def visible(self) -> Tensor | None:
+        """(B or 1, 1, T, S) bool, True where query t may see key s; None in the two cases that need none."""
+        if self.given is not None:
+            return self.given
+        device = self.device if self.documents is None else self.documents.device
+        if self.documents is None:
+            plain = not self.causal or self.queries == self.keys
+            # One new token that continues a cached row may see all of it.
+            if self.window is None and (plain or self.queries == 1):
+                return None
+            return self._lower(*self._sizes, device)
+        asking, offered = self.documents[:, -self.queries :, None], self.documents[:, None, :]
+        visible = (asking == offered) & (offered >= 0)
+        visible = visible | torch.eye(self.keys, dtype=torch.bool, device=device)[-self.queries :]
+        visible = visible[:, None]
+        return visible & self._lower(*self._sizes, device) if self.causal else visible
+
+    @cached_property
+    def bounds(self) -> Tensor | None:
+        """(texts + 1): where documents begin among all tokens, counted through, and where the last one ends.
+
+        None where that is not all there is to know: with a window or a cache, or where a document comes in pieces. On
+        the CPU attention then goes document by document, which spares what lies between them.
+        """
+        alone = self.documents is None or self.window is not None or self.queries != self.keys
+        if alone or self.documents is None or self.documents.device.type != "cpu":
+            return None
+        begins = torch.ones_like(self.documents, dtype=torch.bool)
+        begins[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
+        rows = torch.arange(len(self.documents), device=self.documents.device)[:, None].expand_as(self.documents)
+        named = begins & (self.documents >= 0)
+        keys = torch.stack([rows[named], self.documents[named]])
+        if torch.unique(keys, dim=1).shape[1] != keys.shape[1]:
+            return None
+        starts = begins.flatten().nonzero()[:, 0]
+        return torch.cat([starts, starts.new_tensor([begins.numel()])])
 
     def dense(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """The mask as a tensor, or None where everything is visible."""
-        if self.visible is not None or not self.causal:
+        if self.visible is not None or not self.causal or queries == 1:
             return self.visible
-        return causal_visible(queries, keys, device)
+        return self._lower(queries, keys, device)
 
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self.queries, self.keys
 
-def causal_visible(queries: int, keys: int, device: torch.device, window: int | None = None) -> Tensor:
-    """(1, 1, T, S): the last query sees every key, the one before it all but the last, and so on.
-
-    With a ``window`` each sees only the last so many of them, its own among them.
-    """
-    visible = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    if window is not None:
-        visible = visible.triu(keys - queries - window + 1)
-    return visible[None, None]
-
-
-def build_mask(
-    causal: bool,
-    queries: int,
-    keys: int,
-    documents: Tensor | None,
-    device: torch.device,
-    window: int | None = None,
-) -> AttentionMask:
-    """The mask for ``queries`` new tokens that end a row of ``keys`` tokens.
-
-    ``documents`` (B, S) keeps attention within each document; padding (-1) sees only itself, so that its softmax is
-    defined (nothing reads the result). With ``window`` (and ``causal``) a token sees at most so many, itself the last.
-    """
-    if window is not None and window >= keys:
-        window = None
-    if documents is None:
-        if window is not None:
-            return AttentionMask(causal, causal_visible(queries, keys, device, window))
-        if queries == keys or not causal:
-            return AttentionMask(causal)
-        # One new token that continues a cached row may see all of it: no mask is needed.
-        return AttentionMask(False) if queries == 1 else AttentionMask(True, causal_visible(queries, keys, device))
-    asking, offered = documents[:, -queries:, None], documents[:, None, :]
-    visible = (asking == offered) & (offered >= 0)
-    visible = visible | torch.eye(keys, dtype=torch.bool, device=device)[-queries:]
-    visible = visible[:, None]
-    if causal:
-        visible = visible & causal_visible(queries, keys, device, window)
-    return AttentionMask(causal, visible)
+    def _lower(self, queries: int, keys: int, device: torch.device | None) -> Tensor:
+        """(1, 1, T, S): the last query sees every key, the one before it all but the last, and so on."""
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+        if self.window is not None:
+            visible = visible.triu(keys - queries - self.window + 1)
+        return visible[None, None]
 
 
 class Attention(nn.Module):
@@ -133,10 +150,18 @@ class Attention(nn.Module):
         memory: Tensor | None,
     ) -> Tensor:
         """All heads at once: the projected queries, keys and values -> the heads' results, (B, T, H * D)."""
-        rotated = rope is not None or self.q_norm is not None
-        if not rotated and cache is None and not self.cross and mask.visible is None:
+        whole = cache is None and not self.cross and self.q_norm is None
+        if whole and (mask.bounds is not None or mask.visible is None):
+            if rope is not None:
+                every = self.heads + 2 * self.kv_heads
+                packed = kernels.rotate_heads(packed, *rope, every, self.heads + self.kv_heads)
             return kernels.attention(
-                packed, self.heads, self.kv_heads, causal=mask.causal, dropout=self.dropout if self.training else 0.0
+                packed,
+                self.heads,
+                self.kv_heads,
+                causal=mask.causal,
+                dropout=self.dropout if self.training else 0.0,
+                bounds=mask.bounds,
             )
         q, k, v = self._heads(packed, rope, memory)
         if cache is not None and not self.cross:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
-from scratchlm.models.attention import Attention, AttentionMask, build_mask
+from scratchlm.models.attention import Attention, AttentionMask
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.feedforward import FeedForward
@@ -119,10 +121,11 @@ class Stack(nn.Module):
             if start + tokens > self.config.context:
                 raise ValueError(f"{start + tokens} tokens do not fit the model's context of {self.config.context}")
             positions = torch.arange(start, start + tokens, device=ids.device)
-        mask = windowed = build_mask(self.causal, tokens, start + tokens, documents, ids.device)
+        keys = start + tokens
+        mask = windowed = AttentionMask(self.causal, queries=tokens, keys=keys, documents=documents, device=ids.device)
         if self.config.sliding_window is not None:
-            window = self.config.sliding_window
-            windowed = build_mask(self.causal, tokens, start + tokens, documents, ids.device, window)
+            window = self.config.sliding_window if self.config.sliding_window < keys else None
+            windowed = dataclasses.replace(mask, window=window)
         memory_mask = None
         if memory is not None:
             seen = None if memory_documents is None else (memory_documents >= 0)[:, None, None, :]

@@ -1,6 +1,6 @@
-/* Multi-head attention of one row of tokens and one key/value head, scores and weights kept in cache.
+/* Multi-head attention of one text and one key/value head, scores and weights kept in cache.
  *
- * qkv is (B, T, (H + 2G) D): H query heads, then G key heads, then G value heads; query head h uses key/value head
+ * Texts lie end to end, each `T` tokens from token `first` on. qkv is (tokens, (H + 2G) D): H query heads, then G key heads, then G value heads; query head h uses key/value head
  * h / (H/G) (Ainslie et al. 2023). With `causal` only the lower triangle is computed. */
 #ifndef SCRATCHLM_ATTENTION_H
 #define SCRATCHLM_ATTENTION_H
@@ -8,7 +8,8 @@
 #include "matmul.h"
 
 typedef struct {
-    int64_t B, T, H, G, D;
+    int64_t T, H, G, D;
+    int64_t blocks; /* of dropout's factors in a row of the longest text */
     int64_t causal;
     float scale;
     Dropout dropout;
@@ -64,7 +65,7 @@ INLINE void softmax_rows(int64_t rows, int64_t width, int64_t ld, int64_t valid,
 /* Dropout's factors for 32 weights of one row, `index` counting the rows of all heads; ones without dropout. */
 INLINE void factors(Attention s, int64_t index, int64_t column, float *factor) {
     if (s.drop)
-        draw_block(s.dropout, (uint32_t)(index * (whole_panels(s.T) / 32) + column / 32), factor);
+        draw_block(s.dropout, (uint32_t)(index * s.blocks + column / 32), factor);
     else
         for (int l = 0; l < 32; l++) factor[l] = 1.0f;
 }
@@ -74,13 +75,13 @@ static int64_t attention_forward_scratch(Attention s) {
     return Tp * s.D + Dp * s.T + ROWS * Tp;
 }
 
-/* out (B, T, H D); weights (B, H, T, whole_panels(T)) before dropout, kept for the backward pass, or NULL. */
-static __attribute__((noinline)) void attention_forward_head(Attention s, int64_t b, int64_t g, const float *qkv,
+/* out (tokens, H D); this text's weights (H, T, whole_panels(T)) before dropout, kept for the backward pass, or NULL. */
+static __attribute__((noinline)) void attention_forward_head(Attention s, int64_t first, int64_t g, const float *qkv,
                                                              float *out, float *weights, float *work) {
     int64_t T = s.T, D = s.D, Tp = whole_panels(T), Dp = whole_panels(D);
     int64_t ld = (s.H + 2 * s.G) * D, group = s.H / s.G;
     float *keys = work, *values = keys + Tp * D, *block = values + Dp * T, inverse[ROWS];
-    const float *row0 = qkv + b * T * ld;
+    const float *row0 = qkv + first * ld;
     pack_all(row0 + (s.H + g) * D, 1, ld, D, T, keys);
     pack_all(row0 + (s.H + s.G + g) * D, ld, 1, T, D, values);
     for (int64_t h = g * group; h < (g + 1) * group; h++)
@@ -90,8 +91,8 @@ static __attribute__((noinline)) void attention_forward_head(Attention s, int64_
             int64_t width = whole_panels(used);
             softmax_rows(rows, width, Tp, s.causal ? i + 1 : T, s.causal, s.scale, block, inverse);
             for (int64_t r = 0; r < rows; r++) {
-                int64_t index = (b * s.H + h) * T + i + r;
-                float *restrict row = block + r * Tp, *restrict keep = weights ? weights + index * Tp : row;
+                int64_t place = h * T + i + r, index = first * s.H + place;
+                float *restrict row = block + r * Tp, *restrict keep = weights ? weights + place * Tp : row;
                 for (int64_t j = 0; j < width; j += 32) {
                     float factor[32];
                     factors(s, index, j, factor);
@@ -103,7 +104,7 @@ static __attribute__((noinline)) void attention_forward_head(Attention s, int64_
                     }
                 }
             }
-            multiply_packed(rows, used, D, block, Tp, 1, values, T, 0, out + (b * T + i) * s.H * D + h * D, s.H * D, 0);
+            multiply_packed(rows, used, D, block, Tp, 1, values, T, 0, out + (first + i) * s.H * D + h * D, s.H * D, 0);
         }
 }
 
@@ -114,19 +115,19 @@ static int64_t attention_backward_scratch(Attention s) {
 
 /* dqkv from dout, with P the softmax weights, M dropout's factors, O = (P*M) V and S the scaled scores:
  * dV = (P*M)^T dO, dP = (dO V^T)*M, dS = P*(dP - rowsum(P*dP)), dQ = scale dS K, dK = scale dS^T Q. */
-static __attribute__((noinline)) void attention_backward_head(Attention s, int64_t b, int64_t g, const float *qkv,
+static __attribute__((noinline)) void attention_backward_head(Attention s, int64_t first, int64_t g, const float *qkv,
                                                               const float *weights, const float *dout, float *dqkv,
                                                               float *work) {
     int64_t T = s.T, D = s.D, Tp = whole_panels(T), Dp = whole_panels(D);
     int64_t ld = (s.H + 2 * s.G) * D, ldo = s.H * D, group = s.H / s.G;
     float *values = work, *keys = values + Tp * D, *queries = keys + Dp * T, *outer = queries + Dp * T;
     float *dropped = outer + Dp * T, *ds = dropped + T * Tp;
-    const float *row0 = qkv + b * T * ld;
-    float *drow0 = dqkv + b * T * ld, *dkeys = drow0 + (s.H + g) * D, *dvalues = dkeys + s.G * D;
+    const float *row0 = qkv + first * ld;
+    float *drow0 = dqkv + first * ld, *dkeys = drow0 + (s.H + g) * D, *dvalues = dkeys + s.G * D;
     pack_all(row0 + (s.H + s.G + g) * D, 1, ld, D, T, values);
     pack_all(row0 + (s.H + g) * D, ld, 1, T, D, keys);
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
-        const float *dout_h = dout + b * T * ldo + h * D;
+        const float *dout_h = dout + first * ldo + h * D;
         pack_all(row0 + h * D, ld, 1, T, D, queries);
         pack_all(dout_h, ldo, 1, T, D, outer);
         for (int64_t i = 0; i < T; i += ROWS) {
@@ -134,8 +135,8 @@ static __attribute__((noinline)) void attention_backward_head(Attention s, int64
             multiply_packed(rows, D, width, dout_h + i * ldo, ldo, 1, values, D, 0, ds + i * Tp, Tp, 0);
             float dot[ROWS];
             for (int64_t r = 0; r < rows; r++) {
-                int64_t index = (b * s.H + h) * T + i + r;
-                const float *restrict p = weights + index * Tp;
+                int64_t place = h * T + i + r, index = first * s.H + place;
+                const float *restrict p = weights + place * Tp;
                 float *restrict pd = dropped + (i + r) * Tp, *restrict d = ds + (i + r) * Tp;
                 vec sum = {0};
                 for (int64_t j = 0; j < width; j += 32) {
@@ -151,7 +152,7 @@ static __attribute__((noinline)) void attention_backward_head(Attention s, int64
                 dot[r] = sum_lanes(sum);
             }
             for (int64_t r = 0; r < rows; r++) {
-                const float *restrict p = weights + ((b * s.H + h) * T + i + r) * Tp;
+                const float *restrict p = weights + (h * T + i + r) * Tp;
                 float *restrict d = ds + (i + r) * Tp;
 #pragma omp simd
                 for (int64_t j = 0; j < width; j++) d[j] = s.scale * p[j] * (d[j] - dot[r]);
@@ -159,9 +160,9 @@ static __attribute__((noinline)) void attention_backward_head(Attention s, int64
             multiply_packed(rows, used, D, ds + i * Tp, Tp, 1, keys, T, 0, drow0 + i * ld + h * D, ld, 0);
         }
         for (int64_t j = 0; j < T; j += ROWS) { /* key j is seen by queries `first` and later */
-            int64_t rows = MIN(T - j, ROWS), first = s.causal ? j : 0, add = h > g * group;
-            multiply_packed(rows, T - first, D, ds + first * Tp + j, 1, Tp, queries, T, first, dkeys + j * ld, ld, add);
-            multiply_packed(rows, T - first, D, dropped + first * Tp + j, 1, Tp, outer, T, first, dvalues + j * ld, ld,
+            int64_t rows = MIN(T - j, ROWS), from = s.causal ? j : 0, add = h > g * group;
+            multiply_packed(rows, T - from, D, ds + from * Tp + j, 1, Tp, queries, T, from, dkeys + j * ld, ld, add);
+            multiply_packed(rows, T - from, D, dropped + from * Tp + j, 1, Tp, outer, T, from, dvalues + j * ld, ld,
                             add);
         }
     }

@@ -62,36 +62,77 @@ void norm_backward(int64_t M, int64_t C, const float *x, const float *statistics
 
 /* ---- attention --------------------------------------------------------------------------------------------- */
 
-static Attention make_attention(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
-                                float probability, int64_t seed) {
-    Attention s = {B, T, H, G, D, causal, scale, make_dropout(seed, probability), probability > 0};
+/* `bounds` (texts + 1): where each text begins, and where the last one ends. */
+static Attention make_attention(int64_t texts, const int64_t *bounds, int64_t H, int64_t G, int64_t D, int64_t causal,
+                                float scale, float probability, int64_t seed) {
+    Attention s = {0, H, G, D, 0, causal, scale, make_dropout(seed, probability), probability > 0};
+    for (int64_t i = 0; i < texts; i++) s.T = MAX(s.T, bounds[i + 1] - bounds[i]);
+    s.blocks = whole_panels(s.T) / 32;
     return s;
 }
 
-void attention_forward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
+/* How many numbers the weights of all texts are. */
+int64_t attention_weights(int64_t texts, const int64_t *bounds, int64_t H) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < texts; i++) total += H * (bounds[i + 1] - bounds[i]) * whole_panels(bounds[i + 1] - bounds[i]);
+    return total;
+}
+
+void attention_forward(int64_t texts, const int64_t *bounds, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
                        float probability, int64_t seed, const float *qkv, float *out, float *weights, int64_t threads) {
-    Attention s = make_attention(B, T, H, G, D, causal, scale, probability, seed);
+    Attention longest = make_attention(texts, bounds, H, G, D, causal, scale, probability, seed);
 #pragma omp parallel num_threads(threads)
     {
-        float *work = scratch(attention_forward_scratch(s));
+        float *work = scratch(attention_forward_scratch(longest));
 #pragma omp for schedule(dynamic)
-        for (int64_t job = 0; job < B * G; job++)
-            attention_forward_head(s, job / G, job % G, qkv, out, weights, work);
+        for (int64_t job = 0; job < texts * G; job++) {
+            Attention s = longest;
+            int64_t text = job / G;
+            s.T = bounds[text + 1] - bounds[text];
+            float *keep = weights ? weights + attention_weights(text, bounds, H) : NULL;
+            attention_forward_head(s, bounds[text], job % G, qkv, out, keep, work);
+        }
         free(work);
     }
 }
 
-void attention_backward(int64_t B, int64_t T, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
+void attention_backward(int64_t texts, const int64_t *bounds, int64_t H, int64_t G, int64_t D, int64_t causal, float scale,
                         float probability, int64_t seed, const float *qkv, const float *weights, const float *dout,
                         float *dqkv, int64_t threads) {
-    Attention s = make_attention(B, T, H, G, D, causal, scale, probability, seed);
+    Attention longest = make_attention(texts, bounds, H, G, D, causal, scale, probability, seed);
 #pragma omp parallel num_threads(threads)
     {
-        float *work = scratch(attention_backward_scratch(s));
+        float *work = scratch(attention_backward_scratch(longest));
 #pragma omp for schedule(dynamic)
-        for (int64_t job = 0; job < B * G; job++)
-            attention_backward_head(s, job / G, job % G, qkv, weights, dout, dqkv, work);
+        for (int64_t job = 0; job < texts * G; job++) {
+            Attention s = longest;
+            int64_t text = job / G;
+            s.T = bounds[text + 1] - bounds[text];
+            attention_backward_head(s, bounds[text], job % G, qkv, weights + attention_weights(text, bounds, H), dout, dqkv,
+                                    work);
+        }
         free(work);
+    }
+}
+
+/* Turn the first `turned` of each token's heads by its angles (Su et al. 2021), cos and sin (tokens, D / 2); the others
+ * are copied. The backward pass is the same call with the sines' sign changed. */
+void rotate_heads(int64_t tokens, int64_t heads, int64_t turned, int64_t D, float sign, const float *x, const float *cos,
+                  const float *sin, float *out, int64_t threads) {
+    int64_t pairs = D / 2;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *restrict c = cos + t * pairs, *restrict s = sin + t * pairs;
+        for (int64_t h = 0; h < turned; h++) {
+            const float *restrict from = x + (t * heads + h) * D;
+            float *restrict to = out + (t * heads + h) * D;
+#pragma omp simd
+            for (int64_t i = 0; i < pairs; i++) {
+                to[i] = from[i] * c[i] - sign * from[i + pairs] * s[i];
+                to[i + pairs] = from[i + pairs] * c[i] + sign * from[i] * s[i];
+            }
+        }
+        memcpy(out + (t * heads + turned) * D, x + (t * heads + turned) * D, (size_t)((heads - turned) * D) * 4);
     }
 }
 
