@@ -4,6 +4,7 @@ from scratchlm.adapters.attach import (
     adapters_of,
     adapters_off,
     add_lora,
+    drop_adapter,
     merge,
     merged_weight,
     trainable,
@@ -12,6 +13,7 @@ from scratchlm.adapters.attach import (
 )
 from scratchlm.adapters.frozen import FrozenLinear, dense_weight, freeze, quantise_base
 from scratchlm.adapters.lora import LoraSettings
+from scratchlm.adapters.peft_format import load_adapter, save_adapter
 
 __all__ = [
     "FrozenLinear",
@@ -20,10 +22,13 @@ __all__ = [
     "adapters_off",
     "add_lora",
     "dense_weight",
+    "drop_adapter",
     "freeze",
+    "load_adapter",
     "merge",
     "merged_weight",
     "quantise_base",
+    "save_adapter",
     "trainable",
     "unload",
     "use_adapter",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scratchlm.adapters.frozen import dense_weight, freeze, is_linear, place
 from scratchlm.adapters.lora import Adapters, LoraLinear, LoraSettings, LoraWeights, Replaced, Wrapper
-from scratchlm.adapters.names import Chosen, Names, choose, linear_layers, within
+from scratchlm.adapters.names import Chosen, Names, Part, choose, linear_layers, within
 from scratchlm.errors import UserError
 
 
@@ -25,6 +25,11 @@ def wrappers(model: nn.Module) -> dict[str, Wrapper]:
 def adapters_of(model: nn.Module) -> Adapters:
     """The model's adapters and which are in use; an empty set where there are none yet."""
     return next((module.shared for module in model.modules() if isinstance(module, Wrapper)), Adapters())
+
+
+def all_parts(model: nn.Module, names: Names) -> list[Part]:
+    """Every linear layer of theirs that the model has."""
+    return [part for path, module in linear_layers(model, Wrapper) for part in names.parts(path, rows_of(module))]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -41,7 +46,7 @@ def planned(model: nn.Module, settings: LoraSettings) -> tuple[Chosen, set[str]]
     names = Names(model)
     extra = _extra_paths(model, names, settings.extra)
     layers = linear_layers(model, Wrapper)
-    rows = [(path, _rows(module)) for path, module in layers if path not in extra]
+    rows = [(path, rows_of(module)) for path, module in layers if path not in extra]
     return choose(names, rows, settings.targets, settings.layers), extra
 
 
@@ -72,7 +77,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, name: str = "default") ->
     for path, parts in chosen.items():
         module = model.get_submodule(path)
         if not isinstance(module, LoraLinear):
-            module = LoraLinear(module, names.parts(path, _rows(module)), shared)
+            module = LoraLinear(module, names.parts(path, rows_of(module)), shared)
             place(model, path, module)
         module.adapters[name] = LoraWeights(module.base, module.parts, parts, settings)
         module.train(module.base.training)
@@ -123,6 +128,18 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         shared.active = before
+
+
+def drop_adapter(model: nn.Module, name: str) -> None:
+    """Take one adapter away. Where it was the only one, the base's module stands again."""
+    shared = adapters_of(model)
+    shared.settings.pop(name, None)
+    shared.active = {other: by for other, by in shared.active.items() if other != name}
+    for path, wrapper in wrappers(model).items():
+        if name in wrapper.adapters:
+            del wrapper.adapters[name]
+        if not wrapper.adapters:
+            place(model, path, wrapper.base)
 
 
 def unload(model: nn.Module) -> None:
@@ -176,7 +193,8 @@ def _plain(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return linear
 
 
-def _rows(module: nn.Module) -> int:
+def rows_of(module: nn.Module) -> int:
+    """How many rows the matrix of a linear layer, or of the one inside a wrapper, has."""
     rows: Any = (module.base if isinstance(module, Wrapper) else module).out_features
     return int(rows)
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from scratchlm.adapters.frozen import is_linear
 from scratchlm.checkpoints.families import FAMILIES, Source, Table, row_counts, split_layer
@@ -47,16 +48,24 @@ class Names:
 
     def source(self, tensor: str) -> Source:
         """Their tensors that make ours."""
-        if self._table is not None:
-            try:
-                return self._table.source(tensor)
-            except KeyError:
-                pass
-        return Source((tensor,), False)
+        try:
+            source = Source((tensor,), False) if self._table is None else self._table.source(tensor)
+        except KeyError:
+            return Source((tensor,), False)
+        # a matrix with one of two halves missing is not the family's
+        return Source((tensor,), False) if len(source.names) == 2 and self.config.activation != "swiglu" else source
 
-    def copies(self) -> dict[str, str]:
-        """Their other names of tensors -> ours."""
-        return {} if self._table is None else dict(self._table.copies)
+    def other_names(self) -> dict[str, str]:
+        """Their name of the head's bias, which BERT has outside the module with the weight -> what it is inside."""
+        outside, inside = self.source("head.bias").names[0], self.modules("head")[0] + ".bias"
+        return {outside: inside}
+
+    def split(self, tensor: str, value: Tensor) -> list[Tensor]:
+        """Views of our tensor that are their modules' tensors."""
+        source = self.source(tensor)
+        count = len(source.names)
+        pieces = [value] if count == 1 else list(torch.split(value, row_counts(self.config, count)))
+        return [piece.T for piece in pieces] if source.transpose else pieces
 
     def modules(self, path: str) -> tuple[str, ...]:
         """Their modules that make our module."""
@@ -66,8 +75,6 @@ class Names:
         """The parts of our matrix with so many rows."""
         names = self.modules(path)
         counts = [rows] if len(names) == 1 else row_counts(self.config, len(names))
-        if sum(counts) != rows:  # a matrix that the family's do not have so, such as one without a gate
-            return (Part(path, slice(0, rows)),)
         ends = [sum(counts[: i + 1]) for i in range(len(counts))]
         return tuple(Part(n, slice(end - count, end)) for n, count, end in zip(names, counts, ends, strict=True))
 
