@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratchlm.data import IGNORE, Batch, Examples, Plan, plan_steps
+from scratchlm.data import IGNORE, Batch, Examples, Plan
 from scratchlm.data.packing import epoch_order, pack, packed_batch
 from scratchlm.data.records import Skipped
 from scratchlm.errors import UserError
@@ -88,7 +88,7 @@ def test_packed_and_padded_rows_teach_what_single_rows_do(
     assert_taught_alike(model, [packed_batch(examples, [[n] for n in range(len(examples))])], single)
     with textbook(model):
         assert_taught_alike(model, packed, single)
-    for method in ("pack", "length"):
+    for method in ("auto", "pack", "length"):
         steps = Plan(examples, rows=3, tokens=20, method=method)
         assert_taught_alike(
             model, [batch for step in range(steps.steps_per_epoch) for batch in steps.step(step)], single
@@ -149,7 +149,7 @@ def test_bins_depend_on_seed_and_epoch_alone_and_their_number_on_neither() -> No
     assert all([one.tolist() for one in other] != [one.tolist() for one in first] for other in others)
 
 
-@pytest.mark.parametrize("method", ["pack", "length"])
+@pytest.mark.parametrize("method", ["auto", "pack", "length"])
 def test_an_epoch_takes_every_example_once_in_an_order_of_its_own(method: Any) -> None:
     plan = Plan(examples_of(np.random.default_rng(0).integers(1, 16, 103)), rows=4, tokens=32, seed=5, method=method)
     assert plan.steps_per_epoch == 26
@@ -160,7 +160,7 @@ def test_an_epoch_takes_every_example_once_in_an_order_of_its_own(method: Any) -
     assert epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize("method", ["pack", "length"])
+@pytest.mark.parametrize("method", ["auto", "pack", "length"])
 def test_a_step_is_the_same_whatever_steps_went_before(method: Any) -> None:
     examples = examples_of(np.random.default_rng(0).integers(1, 16, 50))
     plan, other = (Plan(examples, rows=8, tokens=32, seed=5, method=method) for _ in range(2))
@@ -179,7 +179,7 @@ def test_the_parts_of_two_processes_are_a_step() -> None:
     assert Plan(examples_of([3]), rows=5, tokens=32).step(0, 1, 2) == []
 
 
-@pytest.mark.parametrize("method", ["pack", "length"])
+@pytest.mark.parametrize("method", ["auto", "pack", "length"])
 def test_a_batch_has_no_more_tokens_than_were_allowed(method: Any) -> None:
     plan = Plan(examples_of([16, *range(1, 15)] * 10), rows=40, tokens=48, method=method)
     batches = [batch for step in range(plan.steps_per_epoch) for batch in plan.step(step)]
@@ -190,14 +190,15 @@ def test_a_batch_has_no_more_tokens_than_were_allowed(method: Any) -> None:
 
 def test_packing_is_chosen_where_lengths_differ_and_not_where_they_do_not() -> None:
     mixed = examples_of(np.random.default_rng(0).geometric(1 / 23, 500).clip(2, 128))
-    assert plan_steps(mixed, 8, 512).method == "pack"
-    assert plan_steps(mixed, 8, 512).waste() == 0
-    assert plan_steps(mixed, 8, 512, method="length").method == "length"
-    assert 0 < plan_steps(mixed, 8, 512, method="length").waste() < 0.2
-    assert plan_steps(examples_of([64] * 100), 8, 512).method == "length"
+    plan = Plan(mixed, 8, 512)
+    assert all(batch.rows == 1 for batch in plan.step(0))
+    assert plan.waste() < 0.01
+    assert 0 < Plan(mixed, 8, 512, method="length").waste() < 0.2
+    (batch,) = Plan(examples_of([64] * 100), 8, 512).step(0)
+    assert (batch.rows, batch.documents, batch.positions) == (8, None, None)
 
 
 @pytest.mark.parametrize("options", [{"rows": 0}, {"tokens": 0}, {"method": "pad"}])
 def test_a_plan_of_nothing_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError):
-        plan_steps(examples_of([3]), **{"rows": 1, "tokens": 8, **options})
+        Plan(examples_of([3]), **{"rows": 1, "tokens": 8, **options})

@@ -6,7 +6,7 @@ from scratchlm.data.dates import date_pairs
 from scratchlm.data.examples import Examples, encode_records
 from scratchlm.data.files import Document, Source, resolve_source
 from scratchlm.data.masking import mask_tokens
-from scratchlm.data.packing import Plan, plan_steps
+from scratchlm.data.packing import Plan
 from scratchlm.data.pairs import PairTable, encode_pairs
 from scratchlm.data.records import Records, Splits, join_validation, read_records, split_records
 from scratchlm.data.split import iter_texts
@@ -37,7 +37,6 @@ __all__ = [
     "learn_tokenizer",
     "mask_tokens",
     "open_stream",
-    "plan_steps",
     "prepare_stream",
     "read_records",
     "resolve_source",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from scratchlm.data.batch import IGNORE, Batch
 from scratchlm.data.examples import Examples
 from scratchlm.errors import UserError
 
-Method = Literal["pack", "length"]
+Method = Literal["auto", "pack", "length"]
 Indices = NDArray[np.int64]
 _PROBED = 20
 """Steps by which a plan is judged."""
@@ -93,8 +94,13 @@ class Plan:
     """Which examples each step of the training takes, and how they are laid out. A pure function of the step, so that a
     run that was stopped goes on with the same batches without any state.
 
-    Every step takes ``rows`` examples (the last of an epoch what is left), so the method changes speed and memory, not
-    what is learned: a step's batches add up to the same loss.
+    Every step takes ``rows`` examples (the last of an epoch what is left), and its batches add up to the same loss
+    however they are laid out: "pack" puts them one after the other, "length" pads them to others of like length, and
+    "auto" takes for each step what costs less. With "length" a step's examples are themselves of like length, which
+    saves padding but learns from them in an order that is less random.
+
+    Raises:
+        UserError: ``rows`` or ``tokens`` below 1, or no such method.
     """
 
     examples: Examples
@@ -102,13 +108,21 @@ class Plan:
     tokens: int
     """The most tokens of one batch, padding included (more only where one example is longer)."""
     seed: int = 0
-    method: Method = "pack"
+    method: Method = "auto"
+    width: int = 768
+    """The model's: what a token costs beside attention."""
     _orders: dict[int, Indices] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("rows", "tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} of a step is {getattr(self, name)}; give at least 1")
+        if self.method not in get_args(Method):
+            raise UserError(f"rows cannot be laid out by {self.method!r}; choose one of: {', '.join(get_args(Method))}")
+
+    @cached_property
+    def _lengths(self) -> Indices:
+        return self.examples.lengths
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,33 +143,25 @@ class Plan:
 
     def in_order(self) -> Iterator[Batch]:
         """All examples once, for evaluation."""
-        by_length = np.argsort(self.examples.lengths, kind="stable")
+        by_length = np.argsort(self._lengths, kind="stable")
         for first in range(0, len(by_length), self.rows):
             yield from (packed_batch(self.examples, one) for one in self._layout(by_length[first : first + self.rows]))
 
     def waste(self) -> float:
         """The share of padding among the tokens of the first steps."""
-        blocks = list(self._blocks())
+        blocks = [
+            block
+            for step in range(min(_PROBED, self.steps_per_epoch))
+            for block in self._blocks(self._layout(self.indices(step)))
+        ]
         return 1 - sum(used for _, _, used in blocks) / sum(rows * width for rows, width, _ in blocks)
-
-    def cost(self, width: int) -> float:
-        """Of the first steps, to be compared with another plan's, for a model of that width C: a token in a block of T
-        takes 12 C^2 multiplications by matrices and 2 T C in attention over the block, a layer."""
-        return sum(rows * block * (6 * width + block) for rows, block, _ in self._blocks())
-
-    def _blocks(self) -> Iterator[tuple[int, int, int]]:
-        """Rows, tokens a row, and examples' tokens of each batch of the first steps."""
-        for step in range(min(_PROBED, self.steps_per_epoch)):
-            for bins in self._layout(self.indices(step)):
-                sums = [int(self.examples.lengths[one].sum()) for one in bins]
-                yield len(bins), max(sums), sum(sums)
 
     def _order(self, epoch: int) -> Indices:
         order = epoch_order(len(self.examples), self.seed, epoch)
-        if self.method == "pack":
+        if self.method != "length":
             return order
         pool = _POOL * self.rows
-        lengths = self.examples.lengths
+        lengths = self._lengths
         pools = [order[first : first + pool] for first in range(0, len(order), pool)]
         ordered = np.concatenate([one[np.argsort(-lengths[one], kind="stable")] for one in pools])
         full = len(ordered) // self.rows
@@ -166,40 +172,33 @@ class Plan:
 
     def _layout(self, indices: Indices) -> list[list[Indices]]:
         """The bins of each batch of a step."""
-        lengths = self.examples.lengths[indices]
         if not len(indices):
             return []
-        if self.method == "pack":
-            return [[indices[one]] for one in pack(lengths, max(self.tokens, int(lengths.max())))]
+        ways = {"pack": (self._packed,), "length": (self._by_length,), "auto": (self._packed, self._by_length)}
+        return min((way(indices) for way in ways[self.method]), key=self._cost)
+
+    def _packed(self, indices: Indices) -> list[list[Indices]]:
+        lengths = self._lengths[indices]
+        return [[indices[one]] for one in pack(lengths, max(self.tokens, int(lengths.max())))]
+
+    def _by_length(self, indices: Indices) -> list[list[Indices]]:
+        lengths = self._lengths[indices]
         batches: list[list[Indices]] = []
-        for number in np.argsort(-lengths, kind="stable"):
-            if batches and (len(batches[-1]) + 1) * self.examples.lengths[batches[-1][0][0]] <= self.tokens:
-                batches[-1].append(indices[number : number + 1])
+        longest = 0
+        for place in np.argsort(-lengths, kind="stable"):
+            if batches and (len(batches[-1]) + 1) * longest <= self.tokens:
+                batches[-1].append(indices[place : place + 1])
             else:
-                batches.append([indices[number : number + 1]])
+                batches.append([indices[place : place + 1]])
+                longest = int(lengths[place])
         return batches
 
+    def _cost(self, layout: list[list[Indices]]) -> int:
+        """In a row of T a token takes 12 C^2 multiplications by matrices and 2 T C in attention, a layer."""
+        return sum(rows * width * (6 * self.width + width) for rows, width, _ in self._blocks(layout))
 
-def plan_steps(
-    examples: Examples,
-    rows: int,
-    tokens: int,
-    *,
-    seed: int = 0,
-    method: Literal["auto", "pack", "length"] = "auto",
-    width: int = 768,
-) -> Plan:
-    """A plan, by the cheaper method with "auto".
-
-    Packing wins unless the padding that it saves is less than what its longer rows cost in attention.
-
-    Args:
-        width: the model's.
-
-    Raises:
-        UserError: ``rows`` or ``tokens`` below 1, or no such method.
-    """
-    if method not in ("auto", "pack", "length"):
-        raise UserError(f"there is no way {method!r} to lay rows out; choose one of: auto, pack, length")
-    plans = [Plan(examples, rows, tokens, seed, one) for one in ("pack", "length") if method in ("auto", one)]
-    return min(plans, key=lambda plan: plan.cost(width))
+    def _blocks(self, layout: list[list[Indices]]) -> Iterator[tuple[int, int, int]]:
+        """Rows, tokens a row, and examples' tokens of each batch."""
+        for bins in layout:
+            sums = [int(self._lengths[one].sum()) for one in bins]
+            yield len(bins), max(sums), sum(sums)

@@ -145,7 +145,6 @@ class _Turns:
 
 
 def _tokens(tokenizer: Tokenizer, text: str, spans: list[Span]) -> tuple[list[int], list[bool]]:
-    whole = tokenizer.encode(text, allow_special=True)
     bounds = sorted({0, len(text), *(place for span in spans for place in span)})
     inside = dict(spans)
     ids: list[int] = []
@@ -154,7 +153,7 @@ def _tokens(tokenizer: Tokenizer, text: str, spans: list[Span]) -> tuple[list[in
         part = tokenizer.encode(text[start:end], allow_special=True)
         ids += part
         mask += [start in inside] * len(part)
-    if ids == whole or tokenizer.kind != "spm":
+    if tokenizer.kind != "spm" or ids == tokenizer.encode(text, allow_special=True):
         return ids, mask
     # SentencePiece writes a text's start in a way of its own, so its parts do not add up to the whole.
     ids, offsets = tokenizer.encode_with_offsets(text)
