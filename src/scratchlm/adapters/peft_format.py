@@ -127,7 +127,8 @@ def _their_config(
 def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *, train: bool = False) -> None:
     """Read an adapter from a folder, put it beside the model's layers and into use, alone.
 
-    With ``train`` it, and nothing else, takes gradients. A failure leaves the model as it was.
+    The base is frozen. With ``train`` the adapter, and nothing else, takes gradients; else those adapters do that did
+    before. A failure leaves the model as it was.
 
     Raises:
         UserError: a file is missing, damaged or a pickle; the adapter is of a kind that scratchlm lacks, or of another
@@ -162,8 +163,9 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
             adapters_of(model).active = active
         if not (train and complete):
             freeze(model)
+            owned = {id(p) for wrapper in wrappers(model).values() for p in wrapper.adapters.parameters()}
             for parameter in gradients:
-                parameter.requires_grad_(True)
+                parameter.requires_grad_(not complete or id(parameter) in owned)
 
 
 def _plain(key: str, names: Names) -> str:
