@@ -199,6 +199,17 @@ def test_sentencepiece_answers_continue_their_prompts(tmp_path: Path) -> None:
     assert (learned(examples), learned(examples, 1)) == ([9, 2], [8, 6, 2])
 
 
+def test_many_rows_are_encoded_as_each_alone(
+    tmp_path: Path, decoder: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"Hi {n}", "completion": " " + "dog " * (n % 5 + 1)} for n in range(11)]
+    whole = encoded(tmp_path, rows, decoder)
+    monkeypatch.setattr("scratchlm.data.examples._ROWS_AT_ONCE", 3)
+    parts = encoded(tmp_path, rows, decoder)
+    for field in ("ids", "targets", "offsets", "rows"):
+        assert np.array_equal(getattr(whole, field), getattr(parts, field))
+
+
 def test_a_chat_that_is_cut_before_its_answer_is_named_or_skipped(tmp_path: Path, decoder: Tokenizer) -> None:
     rows = [messages(CHAT[:2]), messages([("user", TEXT), ("assistant", "Hi")])]
     with pytest.raises(UserError, match=r"line 2: nothing is left to learn in its first 40 tokens; raise max_length"):

@@ -19,6 +19,8 @@ from scratchlm.tokenizers import Tokenizer, render_chat
 LossOn = Literal["auto", "completion", "assistant", "all"]
 _DEFAULTS: dict[str, LossOn] = {"lm": "all", "prompt": "completion", "chat": "assistant"}
 _BARS, _BAR = 8, 40
+_ROWS_AT_ONCE = 1000
+"""Ids in Python's lists take ten times the memory of those in arrays, so only so many rows are lists at a time."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +220,10 @@ class _Encoder:
             "chat": self._chatted,
             "classify": self._classified,
             "tag": self._tagged,
-        }
-        return way[self._records.task](self._records.rows)
+        }[self._records.task]
+        rows = self._records.rows
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            yield from way(rows[first : first + _ROWS_AT_ONCE])
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         self.truncated += len(ids) > room
