@@ -277,6 +277,7 @@ def test_a_bad_row_of_another_format_is_named_too(tmp_path: Path, name: str, con
         ("x.parquet", "PAR1", {}, "cannot be read as Parquet"),
         ("x.csv", "text,text\na,b\n", {}, "the header has the column 'text' twice"),
         ("x.csv", "good,1\nbad,0\n", {}, "has the columns good, 1; to train on give messages; conversations"),
+        ("x.csv", 'a,"b\nc"\nd,e\n', {}, "has the columns a, b c; to train on"),
         ("x.jsonl", '{"txt": "a"}\n', {}, "has the columns txt; to train on"),
         ("x.jsonl", '{"text": "a"}\n', {"task": "tag"}, "for the task tag give tokens + tags; or say which is which"),
         ("x.jsonl", '{"text": "a"}\n', {"task": "sing"}, "there is no task 'sing'; choose one of: lm, prompt"),

@@ -71,8 +71,7 @@ class Records:
         parts = ", ".join(f"{role} = {column!r}" for role, column in self.columns.items())
         text = f"{self.name}: {len(self):,} rows of {self.format}, as {self.shape} ({parts}), for the task {self.task}"
         if self.labels:
-            some = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
-            text += f"; {len(self.labels)} {'tags' if self.task == 'tag' else 'labels'}: {some}"
+            text += f"; {len(self.labels)} {'tags' if self.task == 'tag' else 'labels'}: {_some(self.labels)}"
         if self.task == "prompt" and self._glued():
             text += "; prompts and completions are joined as they stand, with no space between"
         return f"{text}\n{self.skipped}" if self.skipped.count else text
@@ -139,8 +138,8 @@ def read_records(
                 raise BadRow(values)
             record = shape.read(values, found, chosen)
             if allowed is not None and (strange := [one for one in record.labels if one not in allowed]):
-                near = ", ".join((labels or ())[:8])
-                raise BadRow(f"{found['label' if 'label' in found else 'tags']!r} has {strange[0]!r}, not among {near}")
+                column = found["label" if "label" in found else "tags"]
+                raise BadRow(f"{column!r} has {strange[0]!r}, not among {_some(labels or ())}")
         except BadRow as error:
             skipped.add(place, str(error))
         else:
@@ -220,12 +219,18 @@ def label_list(rows: Iterable[Record]) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda label: (label != "O", label)))
 
 
+def _some(names: Sequence[str]) -> str:
+    """The first of them, on one line."""
+    shown = [" ".join(name.split())[:40] for name in names[:12]]
+    return ", ".join([*shown, *(["..."] if len(names) > 12 else [])])
+
+
 def _joined(train: Records, validation: Records | None, notes: list[str]) -> Splits:
     """Both with one list of labels."""
     if validation is not None and train.task in ("classify", "tag"):
         ours, theirs = label_list(train.rows), label_list(validation.rows)
         if only := [label for label in theirs if label not in ours]:
-            notes.append(f"only validation rows have: {', '.join(only)}; they cannot be learned")
+            notes.append(f"only validation rows have: {_some(only)}; they cannot be learned")
         both = train.labels if train.labels == validation.labels else label_list([*train.rows, *validation.rows])
         train, validation = replace(train, labels=both), replace(validation, labels=both)
     return Splits(train, validation, tuple(notes))
@@ -259,7 +264,7 @@ def _recognise(
     for role, column in wanted.items():
         if column not in present:
             near = difflib.get_close_matches(column, present, n=1)
-            cure = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(present[:12])}"
+            cure = f"did you mean {near[0]!r}?" if near else f"it has: {_some(present)}"
             raise UserError(f"{source} has no column {column!r} for {role!r}; {cure}")
     serving = [shape for shape in SHAPES if task is None or task in shape.tasks]
     for shape in serving:
@@ -269,8 +274,8 @@ def _recognise(
     needed = "; ".join(" + ".join(shape.needs) for shape in serving)
     purpose = f"for the task {task}" if task else "to train on"
     raise UserError(
-        f"{source} has the columns {', '.join(present[:12])}; {purpose} give {needed}; or say which is which, such as "
-        f"--columns {serving[-1].needs[0]}={present[0]}"
+        f"{source} has the columns {_some(present)}; {purpose} give {needed}; or say which is which, such as "
+        f"--columns {serving[-1].needs[0]}={_some(present[:1])}"
     )
 
 
