@@ -200,7 +200,8 @@ class _LinearDropoutAdd(torch.autograd.Function):
             *("linear_dropout_forward", rows, inputs, outputs, x, weight, bias, residual, ctx.p, ctx.seed, y),
             workspace(size("linear_work", rows, inputs, outputs)),
         )
-        ctx.save_for_backward(x, weight)
+        # x serves the weight's gradient alone: a frozen layer keeps no activations
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return y
 
     @staticmethod
@@ -208,10 +209,10 @@ class _LinearDropoutAdd(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        rows, (outputs, inputs) = _rows(x), weight.shape
+        rows, (outputs, inputs) = _rows(grad), weight.shape
         grad = grad.contiguous()
-        dx, dweight = torch.empty_like(x), _wanted(needs[1], weight)
-        dbias = x.new_empty(outputs) if needs[2] else None
+        dx, dweight = grad.new_empty(*grad.shape[:-1], inputs), _wanted(needs[1], weight)
+        dbias = grad.new_empty(outputs) if needs[2] else None
         call(
             *("linear_dropout_backward", rows, inputs, outputs, x, weight, ctx.p, ctx.seed, grad, dx, dweight, dbias),
             workspace(size("linear_work", rows, inputs, outputs)),

@@ -102,7 +102,7 @@ static void linear(const Thread *t, const Matrix *w, Input in, int64_t ldx, floa
 }
 
 static void round_input(const Matrix *w, Input in, int64_t token, const float *x) {
-    if (w->kind != FLOAT32) round_activations(x, w->columns, activations_at(in.rounded, w->columns, token));
+    if (w->kind != FLOAT32) round_activations((int)w->kind, x, w->columns, activations_at(in.rounded, w->columns, token));
 }
 
 /* ---- the parts of a layer, each by all threads ----------------------------------------------------------------- */

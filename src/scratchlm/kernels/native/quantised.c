@@ -138,7 +138,7 @@ void quantised_linear(int64_t kind, int64_t M, int64_t N, int64_t K, const float
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t m = 0; m < M; m++) round_activations(x + m * K, K, activations_at(work, K, m));
+        for (int64_t m = 0; m < M; m++) round_activations((int)kind, x + m * K, K, activations_at(work, K, m));
 #pragma omp for schedule(dynamic)
         for (int64_t p = 0; p < panels; p += share)
             multiply_panels((int)kind, M, N, K, packed, work, y, N, p, MIN(p + share, panels));
