@@ -27,6 +27,7 @@ from scratchlm.adapters import (
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder, ModelConfig, build_model
 from scratchlm.models.quantised import quantise
+from scratchlm.models.sublayer import project_out
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 31,
@@ -393,3 +394,15 @@ def test_what_cannot_be_weighted_is_not(settings: dict[str, Any]) -> None:
             use_adapter(model, which)
     with pytest.raises(UserError, match="no adapter 'three'; the model's: one, two"):
         use_adapter(model, "three")
+
+
+def test_a_frozen_layer_inside_a_sub_layer_keeps_no_activations() -> None:
+    model = llama().requires_grad_(False)
+    x = torch.randn(1, 300, 32, requires_grad=True)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        result = project_out(x, model.blocks[0].attention.out, torch.zeros(1, 300, 32), 0.0)
+    assert not [t for t in saved if t.shape[-2] == 300]
+    grad = torch.randn_like(result)
+    found = torch.autograd.grad(result, x, grad)[0]
+    torch.testing.assert_close(found, grad @ model.blocks[0].attention.out.weight, **CLOSE)
