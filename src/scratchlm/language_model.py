@@ -27,6 +27,7 @@ from scratchlm.generation.precision import PrecisionName, choose_precision
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
 from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq
+from scratchlm.retrieval.embeddings import Embedder, Embeddings
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.tokenizers.chat import Message
 
@@ -67,6 +68,7 @@ class LanguageModel:
         self.precision: PrecisionName = precision
         self._engine: Engine | None = None
         self._stamp: int | None = None
+        self._embedders: dict[str, Embedder] = {}
 
     @classmethod
     def of_run(cls, run: RunFolder, model: Model, tokenizer: Tokenizer, fit: FitResult | None = None) -> LanguageModel:
@@ -180,6 +182,16 @@ class LanguageModel:
             UserError: fewer beams than texts, an empty prompt without a start token, or a prompt that leaves no room.
         """
         return search_text(self.engine_for(beams), self.tokenizer, prompt, beams, max_new_tokens, best)
+
+    def embed(self, texts: Sequence[str], *, precision: str = "auto") -> Embeddings:
+        """Vectors of texts, as the checkpoint's pooling settings say; see :mod:`scratchlm.retrieval.embeddings`.
+
+        Raises:
+            UserError: an encoder-decoder, a precision that vectors do not have, or weights that are not numbers.
+        """
+        if precision not in self._embedders:
+            self._embedders[precision] = Embedder.open(self._opened, precision=precision)  # type: ignore[arg-type]
+        return self._embedders[precision].embed(texts)
 
     def explain(self, token: Token) -> dict[str, Any]:
         """A sampled token as text, with its log-probability and the likeliest ones', ready for JSON."""

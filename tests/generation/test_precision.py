@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scratchlm import kernels
+from scratchlm.adapters import LoraSettings, adapters_off, add_lora, trainable
 from scratchlm.errors import UserError
 from scratchlm.generation import precision as rooms
 from scratchlm.generation.backends import TorchBackend
@@ -137,3 +138,27 @@ def test_every_precision_generates(model: Decoder, kind: str) -> None:
             assert isinstance(engine.backend, TorchBackend) == (not native or kind == "bf16")
             ticket = engine.run([Request([1, 2, 3], 5, SamplingConfig(greedy=True))])[0]
         assert len(ticket.tokens) == 5
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8", "int4"])
+@torch.inference_mode()
+def test_adapters_are_heard_in_every_precision(model: Decoder, kind: str) -> None:
+    request = Request([1, 2, 3], 12, SamplingConfig(greedy=True), log_probabilities=0)
+    before = build_engine(model, rows=1, precision=kind).run([request])[0]  # type: ignore[arg-type]
+    with torch.inference_mode(False):
+        add_lora(model, LoraSettings(rank=4, alpha=64))
+    torch.manual_seed(1)
+    for parameter in trainable(model).values():
+        parameter.normal_(std=0.1)
+    model.eval()
+    ids = torch.tensor([[1, 2, 3]])
+    expected = model(ids)[0, -1].log_softmax(-1)
+    adapted = build_engine(model, rows=1, precision=kind).run([request])[0]  # type: ignore[arg-type]
+    found = adapted.tokens[0].log_probability
+    assert found == pytest.approx(
+        float(expected[adapted.tokens[0].id]), abs={"fp32": 1e-4, "int8": 0.05, "int4": 0.5}[kind]
+    )
+    assert [t.id for t in adapted.tokens] != [t.id for t in before.tokens]
+    with adapters_off(model):
+        off = build_engine(model, rows=1, precision="fp32").run([request])[0]
+    assert off.tokens[0].log_probability == pytest.approx(before.tokens[0].log_probability, abs=0.5)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from scratchlm import kernels
+from scratchlm.adapters import adapters_of, merge
 from scratchlm.errors import UserError
 from scratchlm.generation.backends import Backend, NativeBackend, TorchBackend, UncachedBackend
 from scratchlm.generation.engine import Engine
@@ -23,8 +24,9 @@ from scratchlm.models.quantised import quantise
 def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32", use_cache: bool = True) -> Engine:
     """An engine for a decoder in memory, at most ``rows`` texts at a time.
 
-    In float32 it works on the model's own weights as they are, changes in place included; other precisions are made
-    from them now. Native code where that computes the same, else PyTorch. "auto" is "fp32" here.
+    In float32 it works on the model's own weights as they are, changes in place and adapters included; other precisions
+    are made from them now, with the adapters in use worked in. Native code where that computes the same, else PyTorch.
+    "auto" is "fp32" here.
 
     Raises:
         UserError: quantised weights of a model on a GPU.
@@ -43,6 +45,10 @@ def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32"
     if device.type != "cpu":
         raise UserError(f"{precision} weights are for the CPU; on a GPU use bf16, or leave the precision out")
     kind: Precision = "int8" if precision == "int8" else "int4"
+    if adapters_of(model).active:  # worked into a copy: rounding is of what the model computes now
+        model = copy.deepcopy(model)
+        merge(model)
+        model.eval()
     if supported(model):
         weights = ModuleWeights(model)
         return Engine(NativeBackend(NativeModel(weights, kind), weights, rows))
