@@ -4,6 +4,7 @@ A page may steer this with an HTML comment right before a block:
 
     <!-- run: slow -->            the block (and its output) is run by `make test-all` only
     <!-- run: no, REASON -->      the block is not run
+    <!-- run: needs MODEL -->     it is run where that model of the catalogue has been fetched (also: slow, needs MODEL)
     <!-- numbers: 20 % -->        before an output block: its numbers may differ by so much (timings, other machines)
     <!-- numbers: any -->         only the words around the numbers must agree
     <!-- numbers: example -->     the page shows one run's output; another machine's may differ in its words, too
@@ -23,10 +24,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from scratchlm.checkpoints.catalogue import find_pulled
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -50,11 +54,16 @@ class Block:
 
     @property
     def slow(self) -> bool:
-        return self.rules.get("run") == "slow"
+        return self.rules.get("run", "").startswith("slow")
 
     @property
     def runs(self) -> bool:
         return not self.rules.get("run", "").startswith("no")
+
+    @property
+    def model(self) -> str | None:
+        """The model without which it cannot run."""
+        return self.rules.get("run", "").rpartition("needs ")[2] if "needs " in self.rules.get("run", "") else None
 
 
 def blocks(page: str) -> list[Block]:
@@ -79,8 +88,15 @@ def run_page(page: str, folder: Path, *, slow: bool) -> Iterator[tuple[Block, st
     """Run the blocks in order in one folder, the programs in one namespace; gives each block and what it printed."""
     names: dict[str, Any] = {"__name__": "__book__"}
     for block in blocks(page):
-        if block.runs and (slow or not block.slow):
+        if block.runs and (slow or not block.slow) and (block.model is None or _is_here(block.model)):
             yield block, (_run_program(block, names, folder) if block.language == "python" else _run(block, folder))
+
+
+@cache
+def _is_here(model: str) -> bool:
+    """The pages were written with the package's files; the hub's have other numbers, and come first where both are."""
+    found = find_pulled(model)
+    return found is not None and found == find_pulled(model, "package")
 
 
 def _run(block: Block, folder: Path) -> str:
@@ -149,6 +165,10 @@ def _check(path: Path, folder: Path, *, slow: bool) -> None:
         if block.output is not None:
             wrong += [f"{path.name}, line {block.output.line}:\n{text}" for text in differences(block.output, printed)]
     assert not wrong, "\n".join(wrong)
+    models = {block.model for block in blocks(page) if block.model is not None and (slow or not block.slow)}
+    missing = sorted(model for model in models if not _is_here(model))
+    if missing:
+        pytest.skip(f"some blocks need {' and '.join(missing)}; fetch with: scratchlm models pull NAME")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -209,6 +229,12 @@ def test_the_allowed_difference_is_as_wide_as_the_page_says() -> None:
     assert claimed is not None
     assert differences(claimed, "119 steps a second") == []
     assert differences(claimed, "140 steps a second")
+
+
+def test_a_block_that_needs_a_model_which_is_not_here_is_left_out() -> None:
+    page = "<!-- run: slow, needs no-such-model -->\n```python\nraise SystemExit\n```\n"
+    assert blocks(page)[0].model == "no-such-model"
+    assert list(run_page(page, Path.cwd(), slow=True)) == []
 
 
 def update(path: Path, *, slow: bool) -> None:
