@@ -4,7 +4,7 @@ from scratchlm.models.attention import Attention, textbook
 from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model, empty_model
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
-from scratchlm.models.loss import cross_entropy_sum
+from scratchlm.models.loss import cross_entropy_sum, linear_cross_entropy_sum
 from scratchlm.models.presets import PRESETS, model_preset
 from scratchlm.models.size import parameter_count
 
@@ -20,6 +20,7 @@ __all__ = [
     "build_model",
     "cross_entropy_sum",
     "empty_model",
+    "linear_cross_entropy_sum",
     "model_preset",
     "parameter_count",
     "textbook",

@@ -1,8 +1,12 @@
-"""The one training loss of language models."""
+"""The one training loss of language models, from logits or from the states before them."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from scratchlm.data.batch import IGNORE
@@ -24,3 +28,66 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1), ignore_index=IGNORE, reduction="sum"
     )
     return total, (labels != IGNORE).sum()
+
+
+AT_ONCE = 512
+"""Positions whose logits exist at the same time."""
+
+
+def linear_cross_entropy_sum(
+    states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`cross_entropy_sum` of ``states @ weight.T + bias``, whose logits never exist as a whole.
+
+    A vocabulary is far wider than a model, so that its logits and their gradient take more memory than all else. Here
+    they are made for some positions at a time, and only where there is something to predict; the gradients are worked
+    out on the way forward, since they are those of a sum.
+
+    Args:
+        states: (..., C) floats.
+        weight: (V, C), bias: (V,) or None; a frozen one costs no gradient.
+        labels: (...) int64, ``IGNORE`` where nothing is to be predicted.
+
+    Returns:
+        The sum in nats (0-d float32) and the count (0-d int64).
+    """
+    wanted = labels != IGNORE
+    total: Tensor = _LinearCrossEntropy.apply(states[wanted], weight, bias, labels[wanted])  # type: ignore[no-untyped-call]
+    return total, wanted.sum()
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_states = torch.empty_like(states) if needs_states else None
+        d_weight = torch.zeros_like(weight) if needs_weight else None
+        d_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        for first in range(0, len(labels), AT_ONCE):
+            part, answers = states[first : first + AT_ONCE], labels[first : first + AT_ONCE, None]
+            logits = F.linear(part, weight, bias).float()
+            right = logits.gather(1, answers)
+            norm = logits.logsumexp(dim=1, keepdim=True)
+            total += (norm - right).sum()
+            if not any(ctx.needs_input_grad):
+                continue
+            # d loss / d logits: the probabilities, less one where the answer is.
+            slope = logits.sub_(norm).exp_()
+            slope.scatter_add_(1, answers, slope.new_full(answers.shape, -1.0))
+            slope = slope.to(states.dtype)
+            if d_states is not None:
+                torch.mm(slope, weight, out=d_states[first : first + AT_ONCE])
+            if d_weight is not None:
+                d_weight.addmm_(slope.mT, part)
+            if d_bias is not None:
+                d_bias += slope.sum(0)
+        ctx.save_for_backward(*(d for d in (d_states, d_weight, d_bias) if d is not None))
+        ctx.given = (d_states is not None, d_weight is not None, d_bias is not None)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = iter(ctx.saved_tensors)
+        return (*(next(saved).mul(grad) if given else None for given in ctx.given), None)
