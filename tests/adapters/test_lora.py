@@ -16,7 +16,6 @@ from scratchlm.adapters import (
     adapters_off,
     add_lora,
     drop_adapter,
-    freeze,
     merge,
     merged_weight,
     quantise_base,
@@ -27,7 +26,6 @@ from scratchlm.adapters import (
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder, ModelConfig, build_model
 from scratchlm.models.quantised import quantise
-from scratchlm.models.sublayer import project_out
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 31,
@@ -157,26 +155,6 @@ def test_what_is_trained_is_the_adapter_alone() -> None:
     add_lora(model, LoraSettings(rank=2, targets=("o_proj",)))
     assert all(".adapters.default." in name for name in trainable(model))
     assert sum(p.numel() for p in trainable(model).values()) == 2 * 2 * (32 + 32)
-
-
-def test_a_layer_keeps_its_input_once_and_little_else_for_the_backward_pass() -> None:
-    model = llama(qkv_bias=False)
-    add_lora(model, LoraSettings(rank=2))
-    saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        model.blocks[0].attention.qkv(torch.randn(50, 32, requires_grad=True))
-    activations = [t for t in saved if t.shape[0] == 50]
-    assert sorted(t.shape[1] for t in activations) == [6, 32]
-
-
-def test_an_adapter_that_is_not_trained_keeps_no_activations() -> None:
-    model = llama(qkv_bias=False)
-    add_lora(model, LoraSettings(rank=2))
-    freeze(model)
-    saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        model.blocks[0].attention.qkv(torch.randn(50, 32, requires_grad=True))
-    assert not [t for t in saved if t.shape[0] == 50]
 
 
 def test_dropout_acts_in_training_only_and_on_the_adapter_only() -> None:
@@ -394,15 +372,3 @@ def test_what_cannot_be_weighted_is_not(settings: dict[str, Any]) -> None:
             use_adapter(model, which)
     with pytest.raises(UserError, match="no adapter 'three'; the model's: one, two"):
         use_adapter(model, "three")
-
-
-def test_a_frozen_layer_inside_a_sub_layer_keeps_no_activations() -> None:
-    model = llama().requires_grad_(False)
-    x = torch.randn(1, 300, 32, requires_grad=True)
-    saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        result = project_out(x, model.blocks[0].attention.out, torch.zeros(1, 300, 32), 0.0)
-    assert not [t for t in saved if t.shape[-2] == 300]
-    grad = torch.randn_like(result)
-    found = torch.autograd.grad(result, x, grad)[0]
-    torch.testing.assert_close(found, grad @ model.blocks[0].attention.out.weight, **CLOSE)
