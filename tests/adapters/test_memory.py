@@ -46,4 +46,4 @@ def test_a_frozen_layer_inside_a_sub_layer_keeps_no_activations() -> None:
     assert not [t for t in saved if t.shape[-2] == 300]
     grad = torch.randn_like(result)
     found = torch.autograd.grad(result, x, grad)[0]
-    torch.testing.assert_close(found, grad @ model.blocks[0].attention.out.weight, **CLOSE)
+    torch.testing.assert_close(found, grad @ model.blocks[0].attention.out.weight, atol=1e-5, rtol=0.0)
