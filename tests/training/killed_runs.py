@@ -84,12 +84,12 @@ class DiskOperations:
             setattr(os, name, self._counted(getattr(os, name)))
         write = files.save_file
 
-        def save(tensors: Any, path: Any) -> None:
+        def save(tensors: Any, path: Any, *more: Any) -> None:
             if self._next():  # half a file
-                write(tensors, path)
+                write(tensors, path, *more)
                 os.truncate(path, Path(path).stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(tensors, path)
+            write(tensors, path, *more)
 
         files.save_file = save
 

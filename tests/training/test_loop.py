@@ -22,11 +22,12 @@ from scratchlm.errors import UserError
 from scratchlm.models import cross_entropy_sum
 from scratchlm.training import fit
 from scratchlm.training.schedules import learning_rate_factor
+from scratchlm.training.tasks import Sampled
 
 Make = Callable[..., Any]
 
 
-class Wrapped:
+class Wrapped(Sampled):
     """A task with something done to each loss, and held-out losses that a test decides."""
 
     def __init__(self, task: Any, change: Callable[[nn.Module, Tensor], Tensor], held_out: list[float] | None = None):
@@ -200,7 +201,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_resumes_to_the_same_bits(
     assert [r["loss"] for r in records(tmp_path / "cut")] == [r["loss"] for r in records(tmp_path / "whole")]
 
 
-class Interrupting:
+class Interrupting(Sampled):
     """A task that does something during one training step."""
 
     def __init__(self, task: Any, step: int, then: Callable[[Tensor], Tensor]) -> None:

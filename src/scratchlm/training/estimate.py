@@ -204,7 +204,7 @@ def _activation_bytes(plan: Plan, device: torch.device) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        batch = plan.task.batch(rows, torch.Generator().manual_seed(0)).to(device)
+        batch = plan.task.work(0, rows, 1, World(device), torch.Generator().manual_seed(0)).batches[0].to(device)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = plan.task.loss(model, batch)[0]
             found.append(sum(kept.values()))

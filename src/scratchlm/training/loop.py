@@ -189,20 +189,16 @@ class Trainer:
         config, place = self.config, self.place
         if not self.model.training:
             self.model.train()
-        whole = config.batch_size * config.accumulation
         generator = torch.Generator().manual_seed(_mix(config.seed, self.state.step, 0))
-        batch = self.task.batch(whole, generator)
-        # Every process draws the whole step's rows and knows its count of labels without asking the others.
-        labels = max(1, batch.label_count())
-        self.tokens = batch.ids.numel()
+        work = self.task.work(self.state.step, config.batch_size, config.accumulation, place, generator)
+        labels = max(1, work.labels)
+        self.tokens = work.tokens
         _seed(_mix(config.seed, self.state.step, 1 + place.rank), place.device)
         set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
         total = torch.zeros((), device=place.device)
-        for index in range(config.accumulation):
-            first, last = place.share(config.batch_size)
-            offset = index * config.batch_size
-            part = batch.slice(offset + first, offset + last).to(place.device)
-            waits = place.size > 1 and index + 1 < config.accumulation
+        for index, batch in enumerate(work.batches):
+            part = batch.to(place.device)
+            waits = place.size > 1 and index + 1 < len(work.batches)
             with self.objective.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with self.autocast():
                     loss = self.objective(part)

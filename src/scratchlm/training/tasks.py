@@ -14,16 +14,29 @@ from torch import Tensor, nn
 from scratchlm.data import Batch, PairTable, every_block, every_window, mask_tokens, sample_blocks, sample_windows
 from scratchlm.models import cross_entropy_sum
 from scratchlm.tokenizers import Tokenizer
+from scratchlm.training.distributed import World
 
 Ids = NDArray[np.unsignedinteger]
 EVALUATION_ROWS = 64
 
 
+@dataclass(frozen=True)
+class Work:
+    """One process's share of a step: passes whose gradients add up."""
+
+    batches: list[Batch]
+    labels: int
+    """Labels of the whole step, over all processes."""
+    tokens: int
+    """Tokens of the whole step."""
+
+
 class Task(Protocol):
     """What the loop needs to know of a task."""
 
-    def batch(self, rows: int, generator: torch.Generator) -> Batch:
-        """``rows`` training rows, drawn by ``generator`` alone, so that a step's data depend on nothing else."""
+    def work(self, step: int, rows: int, passes: int, place: World, generator: torch.Generator) -> Work:
+        """What this process does in a step of ``passes`` passes of ``rows`` rows. A function of the step, the place and
+        the generator alone, which is seeded by the step; never an empty list of batches."""
 
     def validation(self) -> Iterator[Batch] | None:
         """The held-out batches, the same each time, or None where nothing is held out."""
@@ -32,8 +45,28 @@ class Task(Protocol):
         """The summed loss (0-d) and the number of labels it sums over (0-d)."""
 
 
-class _CrossEntropy:
-    """The loss of every task here: nats per label."""
+class Sampled:
+    """The loss of every task here, nats per label; and steps of rows drawn at random, by ``batch``.
+
+    Every process draws the whole step's rows and knows its count of labels without asking the others.
+    """
+
+    def batch(self, rows: int, generator: torch.Generator) -> Batch:
+        """``rows`` training rows, drawn by ``generator`` alone."""
+        raise NotImplementedError
+
+    def work(
+        self,
+        step: int,  # noqa: ARG002 - the generator's seed is made of it
+        rows: int,
+        passes: int,
+        place: World,
+        generator: torch.Generator,
+    ) -> Work:
+        batch = self.batch(rows * passes, generator)
+        first, last = place.share(rows)
+        slices = [batch.slice(rows * number + first, rows * number + last) for number in range(passes)]
+        return Work(slices, batch.label_count(), batch.ids.numel())
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.labels is None:
@@ -42,7 +75,7 @@ class _CrossEntropy:
 
 
 @dataclass
-class NextToken(_CrossEntropy):
+class NextToken(Sampled):
     """Language modelling: predict each token from those before it, on random windows of a stream."""
 
     train: Ids
@@ -61,7 +94,7 @@ class NextToken(_CrossEntropy):
 
 
 @dataclass
-class MaskedToken(_CrossEntropy):
+class MaskedToken(Sampled):
     """Masked language modelling (Devlin et al. 2019): predict hidden tokens from both sides."""
 
     train: Ids
@@ -98,7 +131,7 @@ class MaskedToken(_CrossEntropy):
 
 
 @dataclass
-class Translate(_CrossEntropy):
+class Translate(Sampled):
     """Sequence to sequence: predict each target token from the source and the target's tokens before it."""
 
     train: PairTable
