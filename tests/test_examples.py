@@ -8,14 +8,29 @@ from pathlib import Path
 
 import pytest
 
+from scratchlm.checkpoints.catalogue import find_pulled
+
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+TRAIN = [path for path in EXAMPLES if path.stem in ("encoder", "decoder")]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
 def test_an_example_runs_and_prints_what_its_model_scores(path: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, path, "5"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no model can do better than" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_with_real_models_answers_and_compares(tmp_path: Path) -> None:
+    for model in ("smollm2-135m-instruct", "all-minilm-l6-v2"):
+        if find_pulled(model) is None:
+            pytest.skip(f"it needs {model}; fetch it with: scratchlm models pull {model}")
+    (path,) = (path for path in EXAMPLES if path.stem == "real_model")
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "The capital of Italy is Rome" in done.stdout
+    assert [line[:4] for line in done.stdout.splitlines()[-2:]] == ["0.27", "0.06"]
     assert list(tmp_path.iterdir()) == []
 
 
