@@ -21,9 +21,20 @@ PEERS = {
     "train-tinybert": "textbook",
     "generate-tinygpt": "the tutorial's loop",
     "time-to-loss": "nanoGPT's recipe",
+    "decode": "llama.cpp",
+    "prefill": "transformers",
+    "batch-decode": "one stream",
+    "prefix-reuse": "the first question",
     "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }
+OTHERS = {
+    "ratio_nanogpt": "{} × nanoGPT's shape",
+    "ratio_llama_cpp": "{} × llama.cpp",
+    "ratio_transformers": "{} × transformers",
+    "ratio_int8": "{} × in 8 bits",
+}
+"""What a result may hold beside ``ratio``, which is the peer's."""
 BEGIN = "<!-- benchmarks: begin (written by benchmarks/report.py) -->"
 END = "<!-- benchmarks: end -->"
 
@@ -32,15 +43,16 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     """The table of all results and, below it, the machines they were taken on."""
     if not results:
         return "No measurements are kept here yet; `make bench` takes them."
-    lines = ["| benchmark | ours | the peer | ratio | ratio to nanoGPT's shape |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| benchmark | ours | the peer | ratio | other ratios |", "| --- | --- | --- | --- | --- |"]
     machines: dict[str, list[str]] = {}
     for name, result in sorted(results.items()):
         unit = result.get("unit", "")
-        second = result.get("ratio_nanogpt")
+        others = {key: value for key in OTHERS if (value := result.get(key)) not in (None, result["ratio"])}
         lines.append(
             f"| `{name}` | {_number(result['ours'])} {unit} "
             f"| {PEERS.get(name, 'peer')}: {_number(result['peer'])} {unit} "
-            f"| **{_number(result['ratio'])} ×** | {f'{_number(second)} ×' if second is not None else '–'} |"
+            f"| **{_number(result['ratio'])} ×** "
+            f"| {'; '.join(OTHERS[key].format(_number(value)) for key, value in others.items()) or '–'} |"
         )
         machines.setdefault(_machine(result.get("machine", {})), []).append(f"`{name}`")
     lines.append("")
@@ -48,8 +60,10 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
-    """Three figures, with commas where they are thousands."""
+def _number(value: float | None) -> str:
+    """Three figures, with commas where they are thousands; a dash where the peer was not installed."""
+    if value is None:
+        return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
