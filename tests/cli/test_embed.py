@@ -221,7 +221,11 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(folder: Path, tmp_path
 def test_ctrl_c_leaves_no_half_file(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "vectors.npy"
     program = [sys.executable, "-m", "scratchlm", "embed", str(folder / "bert"), "--file", "-", "--out", str(out)]
-    process = subprocess.Popen(program, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def heed() -> None:  # a shell starts what runs in its background with Ctrl-C ignored, and children inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(program, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stdin is not None
     assert process.stderr is not None
     try:
