@@ -2,8 +2,8 @@
 
     python benchmarks/inference_speed.py decode|prefill|batch-decode|prefix-reuse [--json] [--rounds N]
 
-decode         one stream of 128 new tokens after a prompt of 32; also how much quantised arithmetic costs in perplexity,
-               on 50 kB of this project's own manual
+decode         one stream of 128 new tokens after a prompt of 32; also how much quantised arithmetic costs in
+               perplexity, on 50 kB of this project's own manual
 prefill        the logits of the last of 1,000 tokens
 batch-decode   eight streams together, beside one stream; the peer is our own single stream
 prefix-reuse   the first token of a second question on the same 1,000 tokens; the peer is the first question's
