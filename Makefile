@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
-BENCHMARKS := train-tinygpt train-tinybert generate-tinygpt time-to-loss decode prefill batch-decode prefix-reuse embed
+BENCHMARKS := train-tinygpt train-tinybert generate-tinygpt time-to-loss
 
 .PHONY: help demo test test-all bench clean
 

@@ -124,6 +124,9 @@ class LanguageModel:
         Raises:
             UserError: a setting out of range, a text that the tokenizer does not know, or a masked model.
         """
+        if self.config.architecture == "encoder":
+            what = "gives vectors" if self.config.head == "none" else "is a masked model, which fills gaps,"
+            raise UserError(f"{self.name} {what} and does not continue text; use: {self.usage()}")
         answers = self.config.architecture == "seq2seq" and temperature is None and samples == 1
         sampling = SamplingConfig(
             temperature=0.8 if temperature is None else temperature,
@@ -269,8 +272,11 @@ class LanguageModel:
 
     def usage(self) -> str:
         """The command that uses this model."""
-        use = f'fill {self.name} --text "... {MASK} ..."' if self.config.architecture == "encoder" else ""
-        return f"scratchlm {use or f'generate {self.name} --prompt TEXT'}"
+        if self.config.architecture != "encoder":
+            return f"scratchlm generate {self.name} --prompt TEXT"
+        if self.config.head == "none":
+            return f"scratchlm embed {self.name} --text TEXT"
+        return f'scratchlm fill {self.name} --text "... {MASK} ..."'
 
     def _own_run(self) -> RunFolder:
         """The run that holds the text to measure on when no other is given."""
@@ -280,7 +286,7 @@ class LanguageModel:
 
     def _build_engine(self, rows: int) -> Engine:
         if self.config.architecture != "decoder":
-            raise UserError(f"{self.name} does not continue text; use {self.usage()}")
+            raise UserError(f"{self.name} does not continue text; use: {self.usage()}")
         precision = self.precision
         file, located = self._opened.file, self._opened.located
         if file is not None and (self._device is None or self._device.type == "cpu") and "model" not in vars(self):
@@ -294,7 +300,8 @@ class LanguageModel:
         if precision == "auto":
             precision = default_precision(model)
             if self.fit is None and supported(model):
-                origin = None if file is None and self.run is None else located.path
+                files = [located.path / name for name in ("model.safetensors", "model.safetensors.index.json")]
+                origin = located.path if file is not None else next((f for f in files if f.exists()), None)
                 precision = choose_precision(ModuleWeights(model), self._sample_ids(), origin)
         return build_engine(model.eval(), rows=rows, precision=precision)
 

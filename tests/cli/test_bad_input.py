@@ -70,7 +70,7 @@ TABLE: list[tuple[str, str]] = [
     ("train transformer --out new --data no-text", "no-text is a folder|tab"),
     ("train transformer --out new --data nope.txt", "nope.txt|tab"),
     # eval
-    ("eval", "RUN|scratchlm eval --help"),
+    ("eval", "MODEL|scratchlm eval --help"),
     ("eval nope", "'nope'|scratchlm train"),
     ("eval text.txt", "text.txt|not a run"),
     ("eval no-text", "no-text is not a run|--out"),
@@ -104,6 +104,7 @@ TABLE: list[tuple[str, str]] = [
     ("generate gpt --prompt Rumi --json --logprobs -1", "log_probabilities|0"),
     ("generate gpt --prompt Rumi --beams 2 --samples 3", "2 beams|3 texts"),
     ("generate gpt --prompt Rumi --beams -1", "beams|texts"),
+    ("generate gpt --prompt Rumi --beams 2 --top-k 3", "beam search|--beams"),
     ("generate bert --prompt Rumi --beams 2", "fill"),
     ("chat", "MODEL|scratchlm chat --help"),
     ("chat nope", "'nope'|scratchlm train"),

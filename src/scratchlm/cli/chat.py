@@ -110,7 +110,7 @@ def _write(text: str) -> None:
 
 def _show(answer: Answer, context: int) -> None:
     print()
-    speed = f"{answer.tokens / max(answer.seconds, 1e-9):.0f} tokens a second"
+    speed = f"{(answer.tokens - 1) / max(answer.seconds - answer.first, 1e-9):.0f} a second after {answer.first:.2f} s"
     stopped = ", stopped" if answer.stopped else ""
     _note(f"[{answer.tokens:,} tokens{stopped}, {speed}; {answer.used:,} of {context:,} tokens of context used]")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scratchlm.cli.output import Json, Run, print_json, show_figures
+from scratchlm.cli.output import Json, Model, print_json, show_figures
 
 
 class WindowChoice(StrEnum):
@@ -19,7 +19,7 @@ class WindowChoice(StrEnum):
 
 
 def evaluate(
-    run: Run,
+    model: Model,
     data: Annotated[
         str | None,
         typer.Option(
@@ -33,11 +33,11 @@ def evaluate(
     max_pairs: Annotated[int, typer.Option(help="The same for an encoder-decoder's pairs.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """Measure a run: cross-entropy, perplexity, accuracy, bits per character, and how varied what it writes is."""
+    """Measure a model: cross-entropy, perplexity, accuracy, bits per character, and how varied what it writes is."""
     from scratchlm import api
 
-    figures = api.load(run).evaluate(data, windows=windows.value, most_tokens=max_tokens, most_pairs=max_pairs)
+    figures = api.load(model).evaluate(data, windows=windows.value, most_tokens=max_tokens, most_pairs=max_pairs)
     if json:
         print_json(figures)
     else:
-        show_figures(figures, run if data is None else f"{run} on {data}")
+        show_figures(figures, model if data is None else f"{model} on {data}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scratchlm.cli.output import Json, Model, Precision, print_json
+from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
     from scratchlm.language_model import LanguageModel
@@ -45,6 +46,11 @@ def generate(
 
     loaded = api.load(model, precision=precision)
     if beams:
+        drawn = (temperature, top_k, top_p, min_p, repetition_penalty, stop, seed, speculate, logprobs)
+        if drawn != (None, 0, 1.0, 0.0, 1.0, None, None, 0, None):
+            raise UserError(
+                "a beam search draws nothing: leave out --beams, or the options of drawing, stop and logprobs"
+            )
         _search(loaded, prompt, max_new_tokens, beams, samples, json)
         return
     streams = samples == 1 and not json

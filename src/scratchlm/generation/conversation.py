@@ -42,7 +42,9 @@ class Answer:
     text: str
     tokens: int
     seconds: float
-    """From the question to the last token, reading the question included."""
+    """From the question to the last token."""
+    first: float
+    """Of these, the seconds until the first token: reading the question."""
     stopped: bool
     """Whether Ctrl-C ended it."""
     used: int
@@ -89,11 +91,11 @@ class Conversation:
         before = list(self.turns)
         self.turns = [*before, {"role": "user", "content": text}]
         shown: list[str] = []
-        pieces = 0
+        pieces, first = 0, 0.0
 
         def hear(_number: int, piece: str) -> None:
-            nonlocal pieces
-            pieces += 1
+            nonlocal pieces, first
+            pieces, first = pieces + 1, first or time.perf_counter() - start
             shown.append(piece)
             if on_text is not None:
                 on_text(piece)
@@ -117,7 +119,7 @@ class Conversation:
             said, tokens, stopped = given.completion, len(given.ids), False
         seconds = time.perf_counter() - start
         self.turns.append({"role": "assistant", "content": said})
-        return Answer(said, tokens, seconds, stopped, self._length(self.messages()))
+        return Answer(said, tokens, seconds, first or seconds, stopped, self._length(self.messages()))
 
     def again(self, on_text: Callable[[str], None] | None = None) -> Answer:
         """Answer the last question anew.
