@@ -16,8 +16,8 @@ from scratchlm import api
 from scratchlm.errors import UserError
 from scratchlm.evaluation.report import comparison_table
 
-ROWS = 16
-"""Rows in a batch: half the recipes', so that all is done in a minute or so. Both models still learn their texts."""
+ROWS = {"tinybert": 16, "tinygpt": 12}
+"""Rows in a batch: fewer than the recipes', so that all is done in a minute or so. Both still learn their texts."""
 SENTENCES = (
     "Rumi was [MASK] on 30 September 1207, most",
     "his father died in 1231, Rumi [MASK] a",
@@ -54,7 +54,7 @@ def run_demo(out: Path) -> Demo:
     demo = Demo(out)
     _make_room(out)
     for preset, looked_at in LOOKED_AT.items():
-        model = api.train(preset, out=out / preset, batch_size=ROWS)
+        model = api.train(preset, out=out / preset, batch_size=ROWS[preset])
         _note("measuring, on every window ...")
         demo.results[preset] = model.evaluate()
         if preset == "tinybert":
