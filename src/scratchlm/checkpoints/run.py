@@ -269,6 +269,10 @@ class RunFolder:
 
         with self._writing("a checkpoint"):
             write_folder_atomically(target, write)
+        self.drop_older_checkpoints()
+
+    def drop_older_checkpoints(self) -> None:
+        """Leave the last checkpoint alone; a run killed right after it was written still has the one before."""
         for older in self._checkpoints()[:-1]:
             shutil.rmtree(older, ignore_errors=True)
 

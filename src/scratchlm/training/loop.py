@@ -292,6 +292,8 @@ class Trainer:
         if checkpoint is None:
             return
         load_tensors(self.model, checkpoint.model_tensors(), str(checkpoint.path))
+        if self.place.main:
+            self.folder.drop_older_checkpoints()
         tensors = checkpoint.optimizer_tensors()
         load_optimizer_tensors(self.model, self.optimizers, tensors, str(checkpoint.path))
         for name, value in checkpoint.state.items():
