@@ -182,7 +182,7 @@ def decode(ours: Ours, file: Path, rounds: int) -> dict[str, Any]:
     assert opened.file is not None
     weights = GGUFWeights(opened.file)
     precision = ours.engine.backend.precision
-    exact, used = (perplexity(NativeModel(weights, kind), weights, ids, 512) for kind in ("fp32", precision))
+    exact, used = (perplexity(NativeModel(weights, kind), ids, 512) for kind in ("fp32", precision))
     found |= {"precision": precision, "perplexity": used, "perplexity_fp32": exact, "perplexity_ratio": used / exact}
     return found
 

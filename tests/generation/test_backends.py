@@ -57,8 +57,7 @@ needs_native = pytest.mark.skipif(not kernels.available(), reason="no C compiler
 
 
 def native(model: Decoder, slots: int = 4, precision: str = "fp32") -> NativeBackend:
-    weights = ModuleWeights(model)
-    return NativeBackend(NativeModel(weights, precision), weights, slots)  # type: ignore[arg-type]
+    return NativeBackend(NativeModel(ModuleWeights(model), precision), slots)  # type: ignore[arg-type]
 
 
 def texts(*lengths: int) -> list[list[int]]:

@@ -42,8 +42,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def backend(kind: str, slots: int = 3, **options: Any) -> Backend:
     model = build(**options)
     if kind == "native":
-        weights = ModuleWeights(model)
-        return NativeBackend(NativeModel(weights), weights, slots)
+        return NativeBackend(NativeModel(ModuleWeights(model)), slots)
     return TorchBackend(model, slots) if kind == "torch" else UncachedBackend(model, slots)
 
 

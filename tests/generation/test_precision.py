@@ -41,14 +41,14 @@ IDS = [(7 * i * i + 3 * i) % 60 for i in range(90)]
 @torch.inference_mode()
 def test_the_perplexity_is_that_of_the_models_own_windows(model: Decoder) -> None:
     weights = ModuleWeights(model)
-    found = perplexity(NativeModel(weights), weights, IDS, 32)
+    found = perplexity(NativeModel(weights), IDS, 32)
     total = 0.0
     for start in range(0, 89, 32):
         part = torch.tensor(IDS[start : start + 33])
         total += float(torch.nn.functional.cross_entropy(model(part[None, :-1])[0], part[1:], reduction="sum"))
     assert found == pytest.approx(float(torch.tensor(total / 89).exp()), rel=1e-4)
     with pytest.raises(ValueError, match="two tokens"):
-        perplexity(NativeModel(weights), weights, [1])
+        perplexity(NativeModel(weights), [1])
 
 
 @needs_native

@@ -91,7 +91,7 @@ def test_the_engine_in_four_bits_keeps_smollm2s_logits_close(smollm2: Located, r
     model = NativeModel(weights, "int4")
     assert 90e6 < model.bytes < 105e6  # the file's own size: nothing is kept in float32
     ids = opened.tokenizer.encode("\n".join(PROMPTS))
-    logits = model.logits([Segment(0, ids, 0, wanted="all")], NativeCache(weights, 1, len(ids)))
+    logits = model.logits([Segment(0, ids, 0, wanted="all")], NativeCache(model.config, 1, len(ids)))
     expected = reference(torch.tensor([ids])).logits[0]
     assert float((logits - expected).norm() / expected.norm()) < 0.03
     assert float((logits.argmax(-1) == expected.argmax(-1)).float().mean()) > 0.9

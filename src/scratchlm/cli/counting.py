@@ -5,39 +5,47 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from scratchlm.training.progress import PLAIN_INTERVAL, clock
 
 
-class Counting:
-    """Shows on standard error, for the length of a ``with`` block, how many of ``total`` are done (None: unknown)."""
+class Bars:
+    """Bars on standard error for the length of a ``with`` block, where that is a terminal."""
 
-    def __init__(self, what: str, total: int | None = None) -> None:
-        self._what, self._total = what, total
+    def __init__(self, *columns: ProgressColumn) -> None:
         self._console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-        self._task = self._bar.add_task(what, total=total)
-        self._began = self._told = time.monotonic()
+        first = (TextColumn("{task.description}", markup=False), BarColumn())
+        self._bars = Progress(*first, *columns, TimeRemainingColumn(), console=self._console, transient=True)
 
-    def __enter__(self) -> Counting:
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._bar.start()
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._console.is_terminal:
-            self._bar.stop()
+            self._bars.stop()
+
+
+class Counting(Bars):
+    """Shows on standard error, for the length of a ``with`` block, how many of ``total`` are done (None: unknown)."""
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        super().__init__(MofNCompleteColumn())
+        self._what, self._total = what, total
+        self._task = self._bars.add_task(what, total=total)
+        self._began = self._told = time.monotonic()
 
     def __call__(self, done: int) -> None:
         """``done`` are done."""
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=done)
+            self._bars.update(self._task, completed=done)
             return
         now = time.monotonic()
         if now - self._told >= PLAIN_INTERVAL:

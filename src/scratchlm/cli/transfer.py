@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from scratchlm.checkpoints.meter import Meter
+from scratchlm.cli.counting import Bars
 
 
-class Transfer(Meter):
+class Transfer(Bars, Meter):
     """A :class:`~scratchlm.checkpoints.meter.Meter` on standard error, for the length of a ``with`` block."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-        self._bars = Progress(
-            *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=self._console, transient=True
-        )
+        super().__init__(DownloadColumn(), TransferSpeedColumn())
         self._task = self._bars.add_task("", total=None, visible=False)
-
-    def __enter__(self) -> Transfer:
-        if self._console.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._console.is_terminal:
-            self._bars.stop()
 
     def say(self, text: str) -> None:
         if self._console.is_terminal:

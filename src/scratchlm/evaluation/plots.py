@@ -18,7 +18,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scratchlm.errors import UserError
-from scratchlm.models import Model, Seq2Seq
+from scratchlm.models import Model, Seq2Seq, evaluating
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,12 +134,8 @@ def plot_attention(model: Model, tokenizer: Tokenizer, text: str, folder: str | 
     if not encoded:
         raise UserError("the text is empty; give some words to look at")
     ids = encoded[: model.config.context]
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         maps = model.attention_maps(torch.tensor([ids], device=model.head.weight.device))
-    finally:
-        model.train(was_training)
     shown = "" if len(ids) == len(encoded) else f" (the first {len(ids)} of {len(encoded)} tokens)"
     labels = [token_label(tokenizer, token) for token in ids]
     return [

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from scratchlm.generation.native import NativeCache, NativeModel, Segment
-from scratchlm.generation.weights import Weights
 from scratchlm.models import Decoder, KVCache
 from scratchlm.models.quantised import QuantisedLinear
 
@@ -37,8 +36,8 @@ class NativeBackend:
 
     keeps = True
 
-    def __init__(self, model: NativeModel, weights: Weights, slots: int) -> None:
-        self._model, self._cache = model, NativeCache(weights, slots, model.config.context)
+    def __init__(self, model: NativeModel, slots: int) -> None:
+        self._model, self._cache = model, NativeCache(model.config, slots, model.config.context)
         self.context, self.vocab_size, self.slots = model.config.context, model.config.vocab_size, slots
         self.precision: str = model.precision
 

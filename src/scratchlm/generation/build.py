@@ -11,7 +11,7 @@ import torch
 from scratchlm import kernels
 from scratchlm.adapters import adapters_of, merge
 from scratchlm.errors import UserError
-from scratchlm.generation.backends import Backend, NativeBackend, TorchBackend, UncachedBackend
+from scratchlm.generation.backends import NativeBackend, TorchBackend, UncachedBackend
 from scratchlm.generation.engine import Engine
 from scratchlm.generation.native import NativeModel
 from scratchlm.generation.precision import PrecisionName, choose_precision
@@ -39,8 +39,7 @@ def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32"
         return Engine(TorchBackend(model if ready else copy.deepcopy(model).bfloat16(), rows))
     if precision in ("auto", "fp32"):
         if supported(model):
-            weights = ModuleWeights(model)
-            return Engine(NativeBackend(NativeModel(weights), weights, rows))
+            return Engine(NativeBackend(NativeModel(ModuleWeights(model)), rows))
         return Engine(TorchBackend(model, rows))
     if device.type != "cpu":
         raise UserError(f"{precision} weights are for the CPU; on a GPU use bf16, or leave the precision out")
@@ -50,8 +49,7 @@ def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32"
         merge(model)
         model.eval()
     if supported(model):
-        weights = ModuleWeights(model)
-        return Engine(NativeBackend(NativeModel(weights, kind), weights, rows))
+        return Engine(NativeBackend(NativeModel(ModuleWeights(model), kind), rows))
     return Engine(TorchBackend(quantise(model, kind), rows))
 
 
@@ -73,8 +71,7 @@ def build_file_engine(
         precision = choose_precision(weights, sample(), origin)
     if precision == "fp32":
         return None
-    backend: Backend = NativeBackend(NativeModel(weights, "int8" if precision == "int8" else "int4"), weights, rows)
-    return Engine(backend)
+    return Engine(NativeBackend(NativeModel(weights, "int8" if precision == "int8" else "int4"), rows))
 
 
 def default_precision(model: Decoder) -> PrecisionName:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scratchlm.errors import UserError
-from scratchlm.generation.engine import Engine, Request, Token
-from scratchlm.generation.generate import Generation, OnText, finish_generation
+from scratchlm.generation.engine import Engine, Request
+from scratchlm.generation.generate import Generation, OnText, finish_generation, spelling
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.text import TextStream
 from scratchlm.tokenizers.chat import Message, render_chat
@@ -49,12 +49,14 @@ def reply(
         skip_special=True,
     )
     end_ids = frozenset(tokenizer.eos_ids)
-
-    def push(token: Token) -> bool:
-        return token.id not in end_ids and stream.push(token.id)
-
     request = Request(
-        chat.ids, max_new_tokens, sampling, seed=seed, end_ids=end_ids, speculate=speculate, on_token=push
+        chat.ids,
+        max_new_tokens,
+        sampling,
+        seed=seed,
+        end_ids=end_ids,
+        speculate=speculate,
+        on_token=spelling(stream, end_ids),
     )
     finish_generation(generation, engine.run([request])[0], stream)
     return generation

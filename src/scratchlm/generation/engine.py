@@ -20,7 +20,7 @@ from torch import Tensor
 from scratchlm.generation.backends import Backend
 from scratchlm.generation.lookup import propose
 from scratchlm.generation.native import Segment
-from scratchlm.generation.sampling import SamplingConfig, sample
+from scratchlm.generation.sampling import SamplingConfig, sample, uniform_stream
 
 FinishReason = Literal["stop", "end", "length", "cancelled"]
 LEAST_SHARED = 16
@@ -80,6 +80,8 @@ class Ticket:
         """None as long as it runs."""
         self.window = list(request.ids[-context:])
         """What the model sees: at most a context of tokens, the prompt's and the new ones."""
+        self.cancelled = False
+        """Whether its end was asked for; see :meth:`Engine.cancel`."""
         self.slot = -1
         self.fed = 0
         """Tokens of the window that the slot holds."""
@@ -87,7 +89,7 @@ class Ticket:
         """Tokens of the prompt that were in the cache when it came."""
         self.draft: list[int] = []
         self.seen: set[int] = set(request.ids)
-        self._random = np.random.default_rng(np.random.SeedSequence(request.seed, spawn_key=(request.sample,)))
+        self._random = uniform_stream(request.seed, request.sample)
         self._uniforms: list[float] = []
 
     @property
@@ -118,7 +120,6 @@ class Engine:
         self._lock = threading.Lock()
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []
-        self._cancelled: set[int] = set()
         self._held: list[list[int]] = [[] for _ in range(backend.slots)]  # the tokens that lie in each slot
         self._used = [0] * backend.slots  # when each was last given out
         self._clock = 0
@@ -135,8 +136,7 @@ class Engine:
 
     def cancel(self, sequence: Ticket) -> None:
         """End a request at the next step."""
-        with self._lock:
-            self._cancelled.add(id(sequence))
+        sequence.cancelled = True
 
     def run(self, requests: Sequence[Request]) -> list[Ticket]:
         """Submit requests and work until they have ended. If one is refused, none is left behind."""
@@ -185,9 +185,8 @@ class Engine:
 
     def _admit(self) -> None:
         with self._lock:
-            cancelled, self._cancelled = self._cancelled, set()
             for sequence in [*self._running, *self._waiting]:
-                if id(sequence) in cancelled:
+                if sequence.cancelled:
                     self._finish(sequence, "cancelled")
             self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
             taken = {sequence.slot for sequence in self._running}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scratchlm.errors import UserError
-from scratchlm.models import Encoder, Model
+from scratchlm.models import Encoder, Model, evaluating
 
 if TYPE_CHECKING:
     from scratchlm.tokenizers import Tokenizer
@@ -38,12 +38,8 @@ def fill(model: Model, tokenizer: Tokenizer, text: str, top_k: int = 5) -> list[
     device = model.head.weight.device
     windows = torch.tensor([ids[start : start + context] for start in starts], device=device)
     places = torch.tensor([gap - start for gap, start in zip(gaps, starts, strict=True)], device=device)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         logits = model.logits(model.hidden(windows)[torch.arange(len(gaps), device=device), places]).float()
-    finally:
-        model.train(was_training)
     logits[:, sorted(tokenizer.special_ids)] = -torch.inf
     best = logits.softmax(dim=-1).topk(min(top_k, tokenizer.vocab_size - len(tokenizer.special_ids)), dim=-1)
     return [

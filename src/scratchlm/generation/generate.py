@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.stopping import StopWatcher
 from scratchlm.generation.text import TextStream
 from scratchlm.generation.translate import translate
-from scratchlm.models import Encoder, Model, Seq2Seq
+from scratchlm.models import Encoder, Model, Seq2Seq, evaluating
 
 if TYPE_CHECKING:
     from scratchlm.tokenizers import Tokenizer
@@ -113,7 +112,7 @@ def generate(
         for number, generation in enumerate(generations)
     ]
     if isinstance(model, Seq2Seq):
-        with _evaluating(model):
+        with evaluating(model):
             for number, (generation, stream) in enumerate(zip(generations, streams, strict=True)):
                 source, take = starts[number // samples], stream.push
                 found = translate(
@@ -134,28 +133,18 @@ def generate(
             end_ids=end_ids,
             log_probabilities=log_probabilities,
             speculate=speculate,
-            on_token=_pushing(stream, end_ids),
+            on_token=spelling(stream, end_ids),
         )
         for number, stream in enumerate(streams)
     ]
     if isinstance(model, Engine):
         tickets = model.run(requests)
     else:
-        with _evaluating(model):
+        with evaluating(model):
             tickets = build_engine(model, rows=min(len(requests), MOST_ROWS), use_cache=use_cache).run(requests)
     for generation, ticket, stream in zip(generations, tickets, streams, strict=True):
         finish_generation(generation, ticket, stream)
     return generations
-
-
-@contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def start_ids(tokenizer: Tokenizer, prompt: str, *, may_be_empty: bool = True) -> list[int]:
@@ -196,5 +185,6 @@ def _numbered(on_text: OnText, number: int) -> Callable[[str], None]:
     return lambda text: on_text(number, text)
 
 
-def _pushing(stream: TextStream, end_ids: frozenset[int]) -> Callable[[Token], bool]:
+def spelling(stream: TextStream, end_ids: frozenset[int]) -> Callable[[Token], bool]:
+    """What a request calls for each token: all but those that end the text go into the stream."""
     return lambda token: token.id not in end_ids and stream.push(token.id)

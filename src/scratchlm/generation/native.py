@@ -14,6 +14,7 @@ from torch import Tensor
 from scratchlm import kernels
 from scratchlm.generation.weights import Weights
 from scratchlm.kernels.quantised import PackedMatrix, Precision
+from scratchlm.models import ModelConfig
 
 NativePrecision = Literal["fp32", "int8", "int4"]
 _ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "swiglu", "relu2")
@@ -100,9 +101,8 @@ class NativeCache:
     The memory is reserved at once and taken from the system page by page as tokens come.
     """
 
-    def __init__(self, weights: Weights, slots: int, capacity: int, *, layers: int | None = None) -> None:
+    def __init__(self, config: ModelConfig, slots: int, capacity: int, *, layers: int | None = None) -> None:
         width = _function("cache_width", [], c_int64)()
-        config = weights.config
         self.slots, self.capacity = slots, -(-capacity // width) * width
         shape = (config.layers if layers is None else layers, slots, config.key_value_heads)
         strips = -(-config.head_size // width)
@@ -128,7 +128,8 @@ class NativeModel:
         self.config = config = weights.config
         self.precision = precision
         self._weights = weights
-        self._kept: list[Any] = []
+        self._kept: list[Tensor] = []
+        self._matrices: dict[str, PackedMatrix] = {}
         self._layers = (_Layer * config.layers)()
         for number, layer in enumerate(self._layers):
             path = f"blocks.{number}."
@@ -165,7 +166,7 @@ class NativeModel:
     @property
     def bytes(self) -> int:
         """Memory that the packed matrices take; float32 ones belong to the model."""
-        return sum(kept.bytes for kept in {id(k): k for k in self._kept}.values() if isinstance(kept, PackedMatrix))
+        return sum(matrix.bytes for matrix in self._matrices.values())
 
     def logits(self, segments: Sequence[Segment], cache: NativeCache) -> Tensor:
         """Feed the segments; the logits of the wanted tokens, (wanted, V), in the order of the segments.
@@ -200,7 +201,7 @@ class NativeModel:
             ValueError: a token outside the vocabulary, or a sequence that is empty or longer than the context.
         """
         longest = max(map(len, sequences))
-        cache = NativeCache(self._weights, len(sequences), longest, layers=1)
+        cache = NativeCache(self.config, len(sequences), longest, layers=1)
         out = torch.empty(sum(map(len, sequences)), self.config.width)
         self._call([Segment(slot, ids, 0) for slot, ids in enumerate(sequences)], cache, [], None, out)
         return out
@@ -268,18 +269,15 @@ class NativeModel:
             self._kept.append(weight)
             return _Matrix(weight.data_ptr(), bias, *weight.shape, 0)
         packed = self._packed(name, precision)
-        self._kept.append(packed)
         short = self.config.architecture == "encoder" and packed.precision == "int8"
         return _Matrix(packed.data.data_ptr(), bias, packed.rows, packed.columns, INT8_SHORT if short else packed.kind)
 
     def _packed(self, name: str, precision: Precision) -> PackedMatrix:
         if name == "head" and self.config.tied_embeddings:
             name = "embed.tokens"
-        if name == "embed.tokens":
-            if not hasattr(self, "_embeddings"):
-                self._embeddings = self._weights.packed("embed.tokens.weight", precision)
-            return self._embeddings
-        return self._weights.packed(f"{name}.weight", precision)
+        if name not in self._matrices:
+            self._matrices[name] = self._weights.packed(f"{name}.weight", precision)
+        return self._matrices[name]
 
 
 def _function(name: str, arguments: list[Any], result: Any) -> Any:

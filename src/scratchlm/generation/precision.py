@@ -39,7 +39,7 @@ def check_precision(name: str) -> PrecisionName:
 
 
 @torch.inference_mode()
-def perplexity(model: NativeModel, weights: Weights, ids: Sequence[int], window: int = WINDOW) -> float:
+def perplexity(model: NativeModel, ids: Sequence[int], window: int = WINDOW) -> float:
     """The exponential of the mean nats per token of ``ids``, in windows that lie end to end.
 
     Raises:
@@ -48,7 +48,7 @@ def perplexity(model: NativeModel, weights: Weights, ids: Sequence[int], window:
     if len(ids) < 2:
         raise ValueError("a perplexity needs at least two tokens")
     window = min(window, model.config.context)
-    cache = NativeCache(weights, 1, window)
+    cache = NativeCache(model.config, 1, window)
     total = 0.0
     for start in range(0, len(ids) - 1, window):
         part = list(ids[start : start + window + 1])
@@ -69,11 +69,11 @@ def choose_precision(weights: Weights, ids: Sequence[int], origin: Path | None) 
     known = _remembered()
     if key is not None and known.get(key) in ("fp32", "int8", "int4"):
         return known[key]  # type: ignore[return-value]
-    exact = perplexity(NativeModel(weights, "fp32"), weights, ids)
+    exact = perplexity(NativeModel(weights, "fp32"), ids)
     chosen: NativePrecision = "fp32"
     candidates: tuple[NativePrecision, ...] = ("int4", "int8")
     for candidate in candidates:
-        if perplexity(NativeModel(weights, candidate), weights, ids) <= exact * (1 + TOLERANCE):
+        if perplexity(NativeModel(weights, candidate), ids) <= exact * (1 + TOLERANCE):
             chosen = candidate
             break
     if key is not None:

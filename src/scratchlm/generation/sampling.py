@@ -189,16 +189,21 @@ def sample(
     return ids
 
 
-class Dice:
-    """One stream of uniform numbers per row; row i's depends on the seed and i, not on how many rows there are.
+def uniform_stream(seed: int, row: int) -> np.random.Generator:
+    """The generator of one text's draws, which depends on the seed and the text's number among its samples.
 
     NumPy's PCG64 seeded by ``SeedSequence`` gives the same numbers on every platform.
     """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,)))
+
+
+class Dice:
+    """One stream of uniform numbers per row; row i's depends on the seed and i, not on how many rows there are."""
 
     BLOCK = 256
 
     def __init__(self, seed: int, rows: Sequence[int], device: torch.device) -> None:
-        self._generators = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,))) for row in rows]
+        self._generators = [uniform_stream(seed, row) for row in rows]
         self._device = device
         self._block = torch.empty(0)
         self._used = self.BLOCK

@@ -1,7 +1,7 @@
 """Models: a config, and the decoder, encoder and encoder-decoder that it describes."""
 
 from scratchlm.models.attention import Attention, textbook
-from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model, empty_model
+from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model, empty_model, evaluating
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.loss import cross_entropy_sum, linear_cross_entropy_sum
@@ -20,6 +20,7 @@ __all__ = [
     "build_model",
     "cross_entropy_sum",
     "empty_model",
+    "evaluating",
     "linear_cross_entropy_sum",
     "model_preset",
     "parameter_count",

@@ -50,12 +50,12 @@ class AttentionMask:
             # One new token that continues a cached row may see all of it.
             if self.window is None and (plain or self.queries == 1):
                 return None
-            return self._lower(*self._sizes, device)
+            return self._lower(self.queries, self.keys, device)
         asking, offered = self.documents[:, -self.queries :, None], self.documents[:, None, :]
         visible = (asking == offered) & (offered >= 0)
         visible = visible | torch.eye(self.keys, dtype=torch.bool, device=device)[-self.queries :]
         visible = visible[:, None]
-        return visible & self._lower(*self._sizes, device) if self.causal else visible
+        return visible & self._lower(self.queries, self.keys, device) if self.causal else visible
 
     @cached_property
     def bounds(self) -> Tensor | None:
@@ -64,14 +64,14 @@ class AttentionMask:
         None where that is not all there is to know: with a window or a cache, or where a document comes in pieces. On
         the CPU attention then goes document by document, which spares what lies between them.
         """
-        alone = self.documents is None or self.window is not None or self.queries != self.keys
-        if alone or self.documents is None or self.documents.device.type != "cpu":
+        documents = self.documents
+        if documents is None or self.window is not None or self.queries != self.keys or documents.device.type != "cpu":
             return None
-        begins = torch.ones_like(self.documents, dtype=torch.bool)
-        begins[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
-        rows = torch.arange(len(self.documents), device=self.documents.device)[:, None].expand_as(self.documents)
-        named = begins & (self.documents >= 0)
-        keys = torch.stack([rows[named], self.documents[named]])
+        begins = torch.ones_like(documents, dtype=torch.bool)
+        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        rows = torch.arange(len(documents))[:, None].expand_as(documents)
+        named = begins & (documents >= 0)
+        keys = torch.stack([rows[named], documents[named]])
         if torch.unique(keys, dim=1).shape[1] != keys.shape[1]:
             return None
         starts = begins.flatten().nonzero()[:, 0]
@@ -82,10 +82,6 @@ class AttentionMask:
         if self.visible is not None or not self.causal or queries == 1:
             return self.visible
         return self._lower(queries, keys, device)
-
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        return self.queries, self.keys
 
     def _lower(self, queries: int, keys: int, device: torch.device | None) -> Tensor:
         """(1, 1, T, S): the last query sees every key, the one before it all but the last, and so on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -176,6 +178,17 @@ class _Unset(TorchFunctionMode):
         if func in (torch.empty, torch.ones, torch.zeros):
             kwargs = kwargs | {"device": "meta"}
         return func(*args, **kwargs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a block; then the mode that the model was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def empty_model(config: ModelConfig) -> Model:

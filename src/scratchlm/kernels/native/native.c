@@ -71,6 +71,11 @@ static Attention make_attention(int64_t texts, const int64_t *bounds, int64_t H,
     return s;
 }
 
+static Attention one_text(Attention s, const int64_t *bounds, int64_t text) {
+    s.T = bounds[text + 1] - bounds[text];
+    return s;
+}
+
 /* How many numbers the weights of all texts are. */
 int64_t attention_weights(int64_t texts, const int64_t *bounds, int64_t H) {
     int64_t total = 0;
@@ -86,9 +91,8 @@ void attention_forward(int64_t texts, const int64_t *bounds, int64_t H, int64_t 
         float *work = scratch(attention_forward_scratch(longest));
 #pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < texts * G; job++) {
-            Attention s = longest;
             int64_t text = job / G;
-            s.T = bounds[text + 1] - bounds[text];
+            Attention s = one_text(longest, bounds, text);
             float *keep = weights ? weights + attention_weights(text, bounds, H) : NULL;
             attention_forward_head(s, bounds[text], job % G, qkv, out, keep, work);
         }
@@ -105,9 +109,8 @@ void attention_backward(int64_t texts, const int64_t *bounds, int64_t H, int64_t
         float *work = scratch(attention_backward_scratch(longest));
 #pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < texts * G; job++) {
-            Attention s = longest;
             int64_t text = job / G;
-            s.T = bounds[text + 1] - bounds[text];
+            Attention s = one_text(longest, bounds, text);
             attention_backward_head(s, bounds[text], job % G, qkv, weights + attention_weights(text, bounds, H), dout, dqkv,
                                     work);
         }

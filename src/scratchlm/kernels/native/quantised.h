@@ -117,32 +117,9 @@ INLINE __m256i four_activations(const int8_t *q) {
     return _mm256_set1_epi32(four);
 }
 
-/* Panels p of `tokens` tokens: y[token][PANEL] over all blocks. */
-INLINE void panel8(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, __m256 *y) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    for (int t = 0; t < tokens; t++) y[t] = _mm256_setzero_ps();
-    for (int64_t b = 0; b < blocks; b++, w += BYTES8) {
-        __m256i sum[TOGETHER];
-        for (int t = 0; t < tokens; t++) sum[t] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-        for (int j = 0; j < BLOCK / 4; j++) {
-            __m256i weights = _mm256_loadu_si256((const __m256i *)(w + 32 * j)), sizes = _mm256_abs_epi8(weights);
-#pragma GCC unroll 4
-            for (int t = 0; t < tokens; t++) {
-                __m256i signed_x = _mm256_sign_epi8(four_activations(x[t].q + b * BLOCK + 4 * j), weights);
-                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, signed_x), ones));
-                IN_ORDER(sum[t]);
-            }
-        }
-        __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + PANEL * BLOCK)));
-#pragma GCC unroll 4
-        for (int t = 0; t < tokens; t++)
-            y[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, _mm256_set1_ps(x[t].scale[b])), _mm256_cvtepi32_ps(sum[t]), y[t]);
-    }
-}
-
-/* Weights as 128 + q fit an unsigned factor; with x in 7 bits no sum of two products leaves 16 bits. */
-INLINE void panel8_short(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, __m256 *y) {
+/* Panels p of `tokens` tokens: y[token][PANEL] over all blocks. `brief`: activations have 7 bits; weights as 128 + q then
+ * fit an unsigned factor, and no sum of two products leaves 16 bits. Otherwise the weights' signs go over to x. */
+INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, __m256 *y) {
     const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8(-128);
     for (int t = 0; t < tokens; t++) y[t] = _mm256_setzero_ps();
     for (int64_t b = 0; b < blocks; b++, w += BYTES8) {
@@ -150,20 +127,24 @@ INLINE void panel8_short(const int tokens, int64_t blocks, const uint8_t *w, con
         for (int t = 0; t < tokens; t++) sum[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
         for (int j = 0; j < BLOCK / 4; j++) {
-            __m256i weights = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(w + 32 * j)), flip);
+            __m256i weights = _mm256_loadu_si256((const __m256i *)(w + 32 * j));
+            __m256i factor = brief ? _mm256_xor_si256(weights, flip) : _mm256_abs_epi8(weights);
 #pragma GCC unroll 4
             for (int t = 0; t < tokens; t++) {
                 __m256i four = four_activations(x[t].q + b * BLOCK + 4 * j);
-                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(_mm256_maddubs_epi16(weights, four), ones));
+                if (!brief) four = _mm256_sign_epi8(four, weights);
+                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(_mm256_maddubs_epi16(factor, four), ones));
                 IN_ORDER(sum[t]);
             }
         }
         __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + PANEL * BLOCK)));
 #pragma GCC unroll 4
         for (int t = 0; t < tokens; t++) {
-            __m256 offset = _mm256_set1_ps(-128.0f * x[t].sum[b]);
-            __m256 whole = _mm256_fmadd_ps(_mm256_set1_ps(x[t].scale[b]), _mm256_cvtepi32_ps(sum[t]), offset);
-            y[t] = _mm256_fmadd_ps(scales, whole, y[t]);
+            __m256 whole = _mm256_cvtepi32_ps(sum[t]), scale = _mm256_set1_ps(x[t].scale[b]);
+            if (brief)
+                y[t] = _mm256_fmadd_ps(scales, _mm256_fmadd_ps(scale, whole, _mm256_set1_ps(-128.0f * x[t].sum[b])), y[t]);
+            else
+                y[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), whole, y[t]);
         }
     }
 }
@@ -212,7 +193,8 @@ typedef struct {
     float row[PANEL];
 } sums;
 
-INLINE void panel8(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, sums *y) {
+INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, sums *y) {
+    (void)brief; /* whole numbers of 32 bits hold either */
     for (int t = 0; t < tokens; t++) memset(&y[t], 0, sizeof(sums));
     for (int64_t b = 0; b < blocks; b++, w += BYTES8)
         for (int t = 0; t < tokens; t++) {
@@ -246,8 +228,6 @@ INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, const Act
         }
 }
 
-#define panel8_short panel8
-
 INLINE void store_panel(float *out, sums s, int64_t rows) {
     memcpy(out, s.row, (size_t)MIN(rows, PANEL) * sizeof(float));
 }
@@ -259,9 +239,9 @@ INLINE void one_panel(int kind, const int tokens, int64_t blocks, const uint8_t 
                       int64_t ld, int64_t rows) {
     sums s[TOGETHER];
     if (kind == INT8)
-        panel8(tokens, blocks, w, x, s);
+        panel8(0, tokens, blocks, w, x, s);
     else if (kind == INT8_SHORT)
-        panel8_short(tokens, blocks, w, x, s);
+        panel8(1, tokens, blocks, w, x, s);
     else
         panel4(tokens, blocks, w, x, s);
     for (int t = 0; t < tokens; t++) store_panel(y + t * ld, s[t], rows);
