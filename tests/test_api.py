@@ -7,8 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 import scratchlm
+from scratchlm.generation.generate import generate
+from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.training import Reporter
 
 SMALL = {"layers": 1, "width": 16, "heads": 2, "batch_size": 4, "steps": 6}
@@ -34,6 +37,18 @@ def test_generate_hands_its_dials_on(decoder: scratchlm.LanguageModel) -> None:
     drawn = {decoder.generate("Rumi", seed=seed)[0].text for seed in range(3)}
     assert greedy == cold == single
     assert len(drawn) == 3
+
+
+def test_weights_that_were_changed_in_place_are_not_answered_from_the_cache(decoder: scratchlm.LanguageModel) -> None:
+    loaded = scratchlm.load(decoder.run.path)
+    before = loaded.generate("Rumi", greedy=True, max_new_tokens=20)[0].text
+    assert loaded.model is not None
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    changed = loaded.generate("Rumi", greedy=True, max_new_tokens=20)[0].text
+    fresh = generate(loaded.model, loaded.tokenizer, "Rumi", max_new_tokens=20, sampling=SamplingConfig(greedy=True))
+    assert changed == fresh[0].text != before
 
 
 def test_settings_are_checked_as_on_the_command_line(tmp_path: Path) -> None:

@@ -146,6 +146,42 @@ def test_nothing_is_computed_for_a_budget_of_zero(kind: str) -> None:
     assert (ticket.tokens, ticket.finish_reason) == ([], "length")
 
 
+@torch.inference_mode()
+def test_a_full_window_keeps_its_last_half_and_counts_positions_anew(kind: str) -> None:
+    """The rule itself, written out once more: after 64 tokens the window is the last 32, and grows again."""
+    model = build(positions="learned")
+    found = tokens(Engine(backend(kind, positions="learned")), Request(prompt(60), 80, GREEDY))
+    window = prompt(60)
+    for token in found:
+        assert token == int(model(torch.tensor([window]))[0, -1].argmax())
+        window.append(token)
+        if len(window) > CONTEXT:
+            window = window[-CONTEXT // 2 :]
+
+
+@torch.inference_mode()
+def test_of_a_prompt_longer_than_the_context_the_end_is_seen(kind: str) -> None:
+    model = build()
+    expected = int(model(torch.tensor([prompt(150)[-CONTEXT:]]))[0, -1].argmax())
+    assert tokens(Engine(backend(kind)), Request(prompt(150), 1, GREEDY)) == [expected]
+
+
+def test_a_step_reads_no_more_of_all_prompts_than_a_chunk(kind: str) -> None:
+    if kind == "uncached":
+        pytest.skip("it computes whole sequences")
+    read: list[int] = []
+
+    class Counting(Engine):
+        def _plan(self) -> Any:
+            segments, chosen = super()._plan()
+            read.append(sum(len(segment.ids) for segment in segments if segment.prompt))
+            return segments, chosen
+
+    Counting(backend(kind), chunk=10).run([Request(prompt(25, seed), 2, GREEDY) for seed in range(3)])
+    assert max(read) == 10
+    assert sum(read) == 75
+
+
 def test_a_request_needs_a_token_and_sensible_numbers() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         Request([], 3)
@@ -264,6 +300,7 @@ def test_guesses_are_what_followed_the_same_tokens_before() -> None:
     assert propose([1, 2, 3, 9, 8, 1, 2, 3], 3) == [9, 8, 1]
     assert propose([5, 1, 2, 7, 6, 1, 2, 8, 1, 2], 2) == [8, 1]  # the latest place
     assert propose([1, 2, 3, 4], 5) == []
+    assert propose([7, 1, 9, 1], 5) == []  # one token alone says too little
     assert propose([1], 5) == []
     assert propose([], 5) == []
     assert propose([4, 4, 4], 5) == [4]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -318,3 +319,15 @@ def test_a_compiled_model_learns_the_same(tiny_model: Make, tiny_task: Make, tin
     plain = fit(tiny_model(), tiny_task(), tiny_config(steps=5))
     compiled = fit(tiny_model(), tiny_task(), tiny_config(steps=5, compile=True))
     assert compiled.loss == pytest.approx(plain.loss, rel=1e-4)
+
+
+def test_of_a_run_killed_right_after_its_last_checkpoint_no_older_one_is_left(
+    tmp_path: Path, tiny_model: Make, tiny_task: Make, tiny_config: Make
+) -> None:
+    config = tiny_config(steps=6, save_every=3)
+    fit(tiny_model(), tiny_task(), config, started(tmp_path / "run"))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (last,) = checkpoints.iterdir()
+    shutil.copytree(last, checkpoints / "step-00000003")
+    fit(tiny_model(), tiny_task(), config, RunFolder(tmp_path / "run"), resume=True)
+    assert list(checkpoints.iterdir()) == [last]
