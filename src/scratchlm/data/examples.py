@@ -54,6 +54,12 @@ class Examples:
         return np.diff(self.offsets)
 
     @property
+    def learned(self) -> NDArray[np.int64]:
+        """(N,): predictions of each that are learned from."""
+        counts = np.concatenate([[0], np.cumsum(self.targets != IGNORE)])
+        return np.diff(counts[self.offsets])
+
+    @property
     def supervised(self) -> int:
         """How many predictions are learned from."""
         return int((self.targets != IGNORE).sum())

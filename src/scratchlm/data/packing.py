@@ -124,6 +124,10 @@ class Plan:
     def _lengths(self) -> Indices:
         return self.examples.lengths
 
+    @cached_property
+    def _learned(self) -> Indices:
+        return self.examples.learned
+
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.examples) // self.rows)
@@ -140,6 +144,11 @@ class Plan:
         """The batches of a step, or of the one ``part`` of ``parts`` that a process has (an empty list where there is
         nothing for it). Their losses are sums to be added."""
         return [packed_batch(self.examples, one) for one in self._layout(self.indices(step)[part::parts])]
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        """How many predictions are learned from in a step, and how many tokens it has, over all its parts."""
+        chosen = self.indices(step)
+        return int(self._learned[chosen].sum()), int(self._lengths[chosen].sum())
 
     def in_order(self) -> Iterator[Batch]:
         """All examples once, for evaluation."""

@@ -11,8 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scratchlm.data import Batch, PairTable, every_block, every_window, mask_tokens, sample_blocks, sample_windows
-from scratchlm.models import cross_entropy_sum
+from scratchlm.data import (
+    IGNORE,
+    Batch,
+    PairTable,
+    Plan,
+    every_block,
+    every_window,
+    mask_tokens,
+    sample_blocks,
+    sample_windows,
+)
+from scratchlm.models import cross_entropy_sum, linear_cross_entropy_sum
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.distributed import World
 
@@ -142,6 +152,47 @@ class Translate(Sampled):
 
     def validation(self) -> Iterator[Batch] | None:
         return None if self.held_out is None else self.held_out.every(EVALUATION_ROWS)
+
+
+@dataclass
+class FineTune:
+    """Learning from examples, whatever their task: tokens to follow, labels or tags, at the positions that have a
+    target. A step's passes are laid out by a plan, without padding where that pays."""
+
+    train: Plan
+    """Of ``batch_size * accumulation`` rows a step."""
+    held_out: Plan | None
+
+    def work(
+        self,
+        step: int,
+        rows: int,
+        passes: int,
+        place: World,
+        generator: torch.Generator,  # noqa: ARG002 - a plan's order has a seed of its own
+    ) -> Work:
+        if rows * passes != self.train.rows:
+            raise ValueError(f"a step of {rows * passes} rows, but the plan's steps have {self.train.rows}")
+        batches = self.train.step(step, place.rank, place.size)
+        learned, tokens = self.train.sizes(step)
+        return Work(batches or [_nothing()], learned, tokens)
+
+    def validation(self) -> Iterator[Batch] | None:
+        return None if self.held_out is None else self.held_out.in_order()
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.labels is None:
+            raise ValueError("a batch without labels cannot be learned from")
+        states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)
+        if type(model.head) is nn.Linear and model.config.head == "linear":
+            return linear_cross_entropy_sum(states, model.head.weight, model.head.bias, batch.labels)
+        wanted = batch.labels != IGNORE
+        return cross_entropy_sum(model.logits(states[wanted]), batch.labels[wanted])
+
+
+def _nothing() -> Batch:
+    """For a process that a step leaves without rows: one pass that teaches nothing, since the others wait for it."""
+    return Batch(torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), IGNORE))
 
 
 def _limited(ids: Ids, tokens: int) -> Ids:
