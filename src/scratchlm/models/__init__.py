@@ -1,7 +1,7 @@
 """Models: a config, and the decoder, encoder and encoder-decoder that it describes."""
 
 from scratchlm.models.attention import Attention, textbook
-from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model, empty_model, evaluating
+from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model, empty_model, evaluating, with_head
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.loss import cross_entropy_sum, linear_cross_entropy_sum
@@ -25,4 +25,5 @@ __all__ = [
     "model_preset",
     "parameter_count",
     "textbook",
+    "with_head",
 ]

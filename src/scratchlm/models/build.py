@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from scratchlm.data.batch import Batch
+from scratchlm.errors import UserError
 from scratchlm.models.attention import Attention, textbook
 from scratchlm.models.block import Stack, initialise
 from scratchlm.models.cache import KVCache
-from scratchlm.models.config import ModelConfig
+from scratchlm.models.config import LABELLED, Head, ModelConfig
 from scratchlm.models.heads import HeadTransform, build_head
 from scratchlm.models.sublayer import project_in
 
 
 class _SingleStack(Stack):
-    """What a decoder and an encoder share: one stack and a projection to the vocabulary."""
+    """What a decoder and an encoder share: one stack and a projection to the vocabulary or to labels."""
 
     head: Any
     """nn.Linear, or what has taken its place (an adapter); None with ``head="none"``."""
@@ -43,24 +46,34 @@ class _SingleStack(Stack):
         types: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest.
+        """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest. A model with labels gives
+        theirs at each token; a whole text's are at an encoder's first token, at a decoder's last.
 
         Raises:
             ValueError: the model has no head; its states are at :meth:`hidden`.
         """
-        if self.head is None or self.head_transform is not None:
+        if self.config.head != "linear":
             return self.logits(self.hidden(ids, positions=positions, documents=documents, types=types, cache=cache))
         return project_in(self.stream(ids, positions, documents, types, cache), self.norm, self.head)[0]
 
     def logits(self, states: Tensor) -> Tensor:
-        """From the states that :meth:`hidden` gives, any of them, to the vocabulary. (..., C) -> (..., V).
+        """From the states that :meth:`hidden` gives, any of them, to the vocabulary or labels. (..., C) -> (..., V).
+
+        A class is told from the state of one token of its text, an encoder's through the pooler (Devlin et al. 2019,
+        section 4.1), where there is one; in training dropout comes before the labels' projection.
 
         Raises:
             ValueError: the model has no head.
         """
         if self.head is None:
             raise ValueError("this model has no head and gives no logits; use hidden()")
-        logits: Tensor = self.head(states if self.head_transform is None else self.head_transform(states))
+        if self.head_transform is not None:
+            states = self.head_transform(states)
+        if self.config.head == "classify" and self.pooler is not None:
+            states = torch.tanh(self.pooler(states))
+        if self.config.head == "tag" or (self.config.head == "classify" and not self.causal):
+            states = F.dropout(states, self.config.dropout, self.training)
+        logits: Tensor = self.head(states)
         return logits
 
     def pooled(self, states: Tensor) -> Tensor:
@@ -74,7 +87,7 @@ class _SingleStack(Stack):
         return torch.tanh(self.pooler(states[:, 0]))
 
     def forward_batch(self, batch: Batch) -> Tensor:
-        """Logits (B, T, V) for a batch."""
+        """Logits (B, T, V) for a batch, as :meth:`forward`'s."""
         logits: Tensor = self(batch.ids, positions=batch.positions, documents=batch.documents)
         return logits
 
@@ -93,7 +106,8 @@ class Decoder(_SingleStack):
 
 
 class Encoder(_SingleStack):
-    """An encoder-only model (Devlin et al. 2019): each token sees the whole sequence; the head is the MLM head."""
+    """An encoder-only model (Devlin et al. 2019): each token sees the whole sequence; the head is the MLM head, or one
+    for labels."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, causal=False)
@@ -199,6 +213,60 @@ def empty_model(config: ModelConfig) -> Model:
     """
     with _Unset():
         return build_model(config).eval()
+
+
+def with_head(model: nn.Module, head: Head, labels: Sequence[str] = (), seed: int = 0) -> Decoder | Encoder:
+    """A model with another head on the same trunk: its modules are shared, not copied. The new head is drawn by
+    ``seed``, with a standard deviation of ``init_std`` or 0.02 and biases of zero, whatever has been drawn before.
+
+    An encoder's head ``classify`` has a pooler before it: the model's own, or a new one. As in ``transformers``, a
+    decoder's ``classify`` has no bias.
+
+    Args:
+        model: a decoder or an encoder.
+        head: "classify" or "tag", with ``labels``; or "none".
+
+    Raises:
+        UserError: labels that a config refuses, or an encoder-decoder.
+        ValueError: another head.
+    """
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    if not isinstance(model, _SingleStack):
+        raise UserError(f"head {head!r} is for decoders and encoders; this model is of the kind {config.architecture}")
+    if head not in (*LABELLED, "none"):
+        raise ValueError(f"the head {head!r} is a part of its trunk's training; only labels' heads are put on later")
+    encodes = config.architecture == "encoder"
+    changed = replace(
+        config,
+        head=head,
+        labels=tuple(labels),
+        head_bias=head == "tag" or (head == "classify" and encodes),
+        pooler=head == "classify" and encodes,
+        tied_embeddings=False,
+    )
+    with _Unset():
+        built = build_model(changed)
+    assert isinstance(built, Decoder | Encoder)
+    weight = model.embed.tokens.weight
+    generator = torch.Generator().manual_seed(seed)
+    if changed.pooler:
+        built.pooler = model.pooler if model.pooler is not None else _drawn(built.pooler, config, generator, weight)
+    if built.head is not None:
+        built.head = _drawn(built.head, config, generator, weight)
+    for name, module in model.named_children():
+        if name not in ("head", "head_transform", "pooler"):
+            setattr(built, name, module)
+    return built.train(model.training)
+
+
+def _drawn(empty: Any, config: ModelConfig, generator: torch.Generator, like: Tensor) -> nn.Linear:
+    """``empty``, a linear layer without numbers, with new ones, on the device and of the type of ``like``."""
+    linear: nn.Linear = empty.to_empty(device="cpu")
+    with torch.no_grad():
+        linear.weight.normal_(0.0, config.init_std or 0.02, generator=generator)
+        if linear.bias is not None:
+            linear.bias.zero_()
+    return linear.to(like.device, like.dtype if like.is_floating_point() else torch.float32)
 
 
 def _recorded(model: nn.Module, *, cross: bool) -> list[Tensor]:

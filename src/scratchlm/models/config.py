@@ -14,7 +14,9 @@ Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "swiglu", "relu2"]
-Head = Literal["linear", "mlm", "none"]
+Head = Literal["linear", "mlm", "none", "classify", "tag"]
+LABELLED: tuple[Head, ...] = ("classify", "tag")
+"""The heads that give labels, not words."""
 LARGEST_TABLE = 2**27
 """Numbers in a table of positions: half a GiB. A context that needs more is a mistake, or an attack."""
 
@@ -64,11 +66,15 @@ class ModelConfig:
     """Bias on the attention's output projection."""
     ffn_bias: bool = True
     head: Head = "linear"
-    """From states to the vocabulary: a ``linear`` layer; ``mlm``, BERT's, which transforms them first; or ``none``."""
+    """From states to the vocabulary: a ``linear`` layer; ``mlm``, BERT's, which transforms them first; or ``none``.
+    From states to ``labels``: ``classify``, of a whole text, at one of its tokens; ``tag``, at each."""
+    labels: tuple[str, ...] = ()
+    """The names of the classes or tags, in the order of the logits; none with the other heads."""
     head_bias: bool = True
-    """Bias on the final projection to the vocabulary."""
+    """Bias on the final projection."""
     pooler: bool = False
-    """An encoder's layer on the first token's state (Devlin et al. 2019, the next-sentence task's)."""
+    """An encoder's layer on the first token's state (Devlin et al. 2019, the next-sentence task's); with the head
+    ``classify``, the layer before it."""
     norm_bias: bool = True
     """Bias of LayerNorm; RMSNorm has none."""
     tied_embeddings: bool = False
@@ -91,6 +97,9 @@ class ModelConfig:
     """Standard deviation of the initial weights; None keeps PyTorch's own initialisation, as the tutorial does."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.labels, list | tuple):
+            raise UserError(f"labels is {self.labels!r:.80}; give a list of names")
+        object.__setattr__(self, "labels", tuple(self.labels))  # a list, where it comes from JSON
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(choices)}")
@@ -123,10 +132,24 @@ class ModelConfig:
             raise UserError(f"head is {self.head!r}; an encoder-decoder needs 'linear'")
         if self.head == "mlm" and self.activation == "swiglu":
             raise UserError("head 'mlm' has no gate, so activation cannot be 'swiglu'")
-        if self.head == "none" and self.tied_embeddings:
-            raise UserError("head is 'none', so there is nothing to tie; leave tied_embeddings out")
+        if self.head not in ("linear", "mlm") and self.tied_embeddings:
+            raise UserError(f"head is {self.head!r}, so there is nothing to tie; leave tied_embeddings out")
         if self.pooler and self.architecture != "encoder":
             raise UserError("pooler is for encoders; leave it out")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        if self.head not in LABELLED:
+            if self.labels:
+                raise UserError(f"labels are for the heads {' and '.join(LABELLED)}, not {self.head!r}; leave them out")
+            return
+        if any(not isinstance(label, str) or not label for label in self.labels):
+            raise UserError(f"labels are {list(self.labels)!r:.80}; give names in quotes, none of them empty")
+        if len(set(self.labels)) < len(self.labels):
+            twice = next(label for number, label in enumerate(self.labels) if label in self.labels[:number])
+            raise UserError(f"labels has {twice!r:.40} twice; give each once")
+        if len(self.labels) < 2:
+            raise UserError(f"head is {self.head!r} and labels are {list(self.labels)!r:.80}; give at least two")
 
     def _check_positions(self) -> None:
         for name in ("position_offset", "window_from_layer"):
@@ -176,7 +199,8 @@ class ModelConfig:
         return self.dropout if self.attention_dropout is None else self.attention_dropout
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """The fields, ready for JSON."""
+        return dataclasses.asdict(self) | {"labels": list(self.labels)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

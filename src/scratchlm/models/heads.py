@@ -1,10 +1,10 @@
-"""What turns a stack's states into words: the projection to the vocabulary, and BERT's transform before it."""
+"""What turns a stack's states into words or labels: the last projection, and BERT's transform before it."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from scratchlm.models.config import ModelConfig
+from scratchlm.models.config import LABELLED, ModelConfig
 from scratchlm.models.layers import activate, build_norm
 
 
@@ -23,7 +23,8 @@ class HeadTransform(nn.Module):
 
 
 def build_head(config: ModelConfig) -> nn.Linear | None:
-    """The projection to the vocabulary, or None where the config wants none."""
+    """The projection to the vocabulary or to the labels, or None where the config wants none."""
     if config.head == "none":
         return None
-    return nn.Linear(config.width, config.vocab_size, bias=config.head_bias)
+    outputs = len(config.labels) if config.head in LABELLED else config.vocab_size
+    return nn.Linear(config.width, outputs, bias=config.head_bias)
