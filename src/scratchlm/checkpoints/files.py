@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from scratchlm.errors import UserError
 
 _METADATA = {"format": "pt"}  # which transformers asks for
+_TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 @contextmanager
@@ -31,9 +38,14 @@ def disk_errors(what: str, cure: str) -> Iterator[None]:
         raise UserError(f"cannot write {what}: {reason}; {cure}") from error
 
 
+def partial_of(path: Path) -> Path:
+    """Where a file or folder lies until it is complete."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """``write`` makes a file beside ``path``, which then takes its name, once it is safe on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         write(partial)
         _sync_file(partial)
@@ -51,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """The same for a folder: ``write`` fills one beside ``path``, which then takes its name."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
@@ -67,14 +79,24 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file. A refusal by the disk stays an :class:`OSError`."""
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, _METADATA)
-    except SafetensorError as error:
-        number = _errno(str(error))
-        if number is None:
-            raise
-        raise OSError(number, os.strerror(number), str(path)) from error
+    """A safetensors file, as that library writes it, but one tensor after the other: the library makes a copy of them
+    all first, which doubles the memory of a training at each save. A refusal by the disk stays an :class:`OSError`."""
+    # Its order: the widest types first, so that each tensor begins at a multiple of its type's size; then by name.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": _METADATA}
+    end = 0
+    for name in names:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().view(-1)
+            if flat.numel():
+                file.write(memoryview(flat.view(torch.uint8).numpy()))
 
 
 def read_tensors(path: Path, cure: str) -> dict[str, Tensor]:
@@ -89,13 +111,6 @@ def read_tensors(path: Path, cure: str) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing; {cure}") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or unreadable ({_one_line(error)}); {cure}") from error
-
-
-def _errno(message: str) -> int | None:
-    """The operating system's error number in a message such as ``I/O error: ... (os error 28)``."""
-    _, found, rest = message.partition("(os error ")
-    digits = rest.partition(")")[0]
-    return int(digits) if found and digits.isdigit() else None
 
 
 def _one_line(error: Exception) -> str:

@@ -7,7 +7,8 @@ model.safetensors              the weights to use: the best by validation, or th
                                with config.json by Hugging Face's names, where one of its families has the model
 metrics.jsonl                  one line for each logged step
 README.md                      the model card
-checkpoints/step-00000500/     where training goes on from: weights, optimizer state, counters
+checkpoints/step-00000500/     where training goes on from: weights that are trained, optimizer state, counters; of a
+                               model spread over processes, a file of each one's share
 data/                          the text as token ids
 """
 
@@ -17,59 +18,32 @@ import json
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from scratchlm.checkpoints.checkpoint import STATE, Checkpoint, write_checkpoint
 from scratchlm.checkpoints.express import InexpressibleError
 from scratchlm.checkpoints.files import (
     disk_errors,
     read_tensors,
     write_atomically,
-    write_folder_atomically,
     write_tensors,
     write_text,
 )
 from scratchlm.checkpoints.huggingface import CONFIG, config_text, run_form, tensors_from_run
-from scratchlm.checkpoints.weights import load_tensors, model_tensors
+from scratchlm.checkpoints.weights import SINGLE, load_tensors, model_tensors, trained_tensors
 from scratchlm.errors import UserError
 from scratchlm.models import Model, ModelConfig, build_model, parameter_count
 from scratchlm.reading import read_text
 from scratchlm.tokenizers import Tokenizer
 
 FORMAT = 1
-DESCRIPTION, SETTINGS, WEIGHTS, METRICS, CARD = (
-    "scratchlm.json",
-    "settings.yaml",
-    "model.safetensors",
-    "metrics.jsonl",
-    "README.md",
-)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A moment that training can go on from."""
-
-    path: Path
-    step: int
-    """Optimizer steps taken."""
-    state: dict[str, Any]
-    """The loop's counters."""
-
-    def model_tensors(self) -> dict[str, Tensor]:
-        return read_tensors(self.path / WEIGHTS, self._cure)
-
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        return read_tensors(self.path / "optimizer.safetensors", self._cure)
-
-    @property
-    def _cure(self) -> str:
-        return f"delete the folder {self.path} and resume from the start, or train anew"
+DESCRIPTION, SETTINGS, WEIGHTS, METRICS, CARD = "scratchlm.json", "settings.yaml", SINGLE, "metrics.jsonl", "README.md"
 
 
 class RunFolder:
@@ -78,6 +52,9 @@ class RunFolder:
     Args:
         path: the folder. It need not exist yet; see :meth:`start`.
     """
+
+    holds_frozen = True
+    """Whether :meth:`save_weights` needs the parameters too that are not trained."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -255,21 +232,26 @@ class RunFolder:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def save_checkpoint(
-        self, step: int, model: nn.Module, optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        *,
+        shared: bool = False,
     ) -> None:
-        """Save where training stands, then drop older checkpoints. A failure leaves the older ones as they were."""
+        """Save where training stands, then drop older checkpoints. A failure leaves the older ones as they were.
+
+        Frozen parameters are left out: they are still what they were. With ``shared``, where the model is spread over
+        processes, all of them call this, and each writes its share; there is a checkpoint once all have.
+        """
         target = self.path / "checkpoints" / f"step-{step:08d}"
         if target.exists():
             return
-
-        def write(folder: Path) -> None:
-            write_tensors(folder / WEIGHTS, model_tensors(model))
-            write_tensors(folder / "optimizer.safetensors", optimizer)
-            (folder / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-
         with self._writing("a checkpoint"):
-            write_folder_atomically(target, write)
-        self.drop_older_checkpoints()
+            write_checkpoint(target, trained_tensors(model), optimizer, {"step": step, **state}, shared)
+        if not shared or dist.get_rank() == 0:
+            self.drop_older_checkpoints()
 
     def drop_older_checkpoints(self) -> None:
         """Leave the last checkpoint alone; a run killed right after it was written still has the one before."""
@@ -286,7 +268,7 @@ class RunFolder:
         if not folders:
             return None
         try:
-            state = json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))
+            state = json.loads((folders[-1] / STATE).read_text(encoding="utf-8"))
             return Checkpoint(folders[-1], int(state["step"]), state)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(

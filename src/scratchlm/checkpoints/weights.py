@@ -25,13 +25,22 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Copy ``tensors`` into the model in place.
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Of :func:`model_tensors` those that training may change: not the frozen parameters."""
+    return {
+        name: tensor
+        for name, tensor in model_tensors(model).items()
+        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+    }
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str, *, trained_only: bool = False) -> None:
+    """Copy ``tensors`` into the model in place: all there are, or the :func:`trained_tensors` alone.
 
     Raises:
         UserError: one is missing, superfluous or of another shape; the line names it.
     """
-    wanted = model_tensors(model)
+    wanted = trained_tensors(model) if trained_only else model_tensors(model)
     for name, tensor in wanted.items():
         if name not in tensors:
             raise UserError(f"{origin} lacks the tensor {name!r}; it is not this model's, train or export it again")

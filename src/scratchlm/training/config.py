@@ -14,6 +14,7 @@ OptimizerName = Literal["adamw", "muon"]
 Precision = Literal["auto", "fp32", "bf16"]
 TokenizerKind = Literal["char", "word", "bpe", "wordpiece"]
 Unknown = Literal["error", "token"]
+Sharding = Literal["none", "full"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class TrainConfig:
     """``auto`` takes bf16 on GPUs that have it, fp32 elsewhere."""
     compile: bool = False
     """Let torch.compile fuse the model (needs a C++ compiler on the CPU; pays on GPUs and long runs)."""
+    recompute: bool = False
+    """Activations are computed again in the backward pass: less memory, about a third more time, the same numbers."""
+    sharding: Sharding = "none"
+    """What each of several processes holds: the whole model, or with ``full`` its share of weights, gradients and
+    optimizer state (FSDP). The result is the same."""
     device: str = "auto"
     seed: int = 0
     validation_fraction: float = 0.1
@@ -93,6 +99,8 @@ class TrainConfig:
         _number("mask_probability", self.mask_probability, lambda value: 0 < value <= 1, "a share above 0 and up to 1")
         if self.warmup_steps >= self.steps:
             raise UserError(f"warmup_steps {self.warmup_steps} leave nothing of {self.steps} steps; lower them")
+        if self.compile and self.sharding != "none":
+            raise UserError("compile and sharding do not go together; leave one of them out")
 
     @property
     def evaluation_interval(self) -> int:
@@ -112,6 +120,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "tokenizer": get_args(TokenizerKind),
     "unknown": get_args(Unknown),
+    "sharding": get_args(Sharding),
 }
 
 

@@ -38,6 +38,14 @@ class World:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor]
 
+    def most(self, value: int) -> int:
+        """The largest of all processes' values, the same in each."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from scratchlm.checkpoints import RunFolder, load_tensors
-from scratchlm.data import Batch
 from scratchlm.errors import UserError
+from scratchlm.models.block import recompute_blocks
 from scratchlm.training.config import TrainConfig
 from scratchlm.training.distributed import World, choose_device
 from scratchlm.training.optimizers import (
@@ -31,6 +30,7 @@ from scratchlm.training.optimizers import (
     optimizer_tensors,
     set_learning_rate,
 )
+from scratchlm.training.placement import Spread, Whole, whole_tensor
 from scratchlm.training.progress import Reporter
 from scratchlm.training.schedules import learning_rate_factor
 from scratchlm.training.tasks import Task
@@ -126,17 +126,20 @@ class Trainer:
         place: World,
         reporter: Reporter,
     ) -> None:
-        self.model, self.task, self.config, self.folder = model.to(place.device), task, config, run
-        self.place, self.reporter = place, reporter
-        self.optimizers = build_optimizers(model, config)
+        self.task, self.config, self.folder, self.place, self.reporter = task, config, run, place, reporter
+        recompute_blocks(model, config.recompute)
+        self.placement: Whole
+        if config.sharding == "full" and place.size > 1:
+            self.placement = Spread(model, task, place)
+        else:
+            if config.sharding == "full":
+                reporter.note("sharding=full has no effect: there is one process, which holds the whole model")
+            self.placement = Whole(model, task, place, compiled=config.compile)
+        self.model = self.placement.model
+        self.optimizers = build_optimizers(self.model, config)
         self.parameters = [p for group in self._groups() for p in group["params"]]
         self.state = _State()
         self.autocast = _autocast(config, place.device)
-        self.objective: nn.Module = _Objective(model, task)
-        if config.compile:
-            self.objective.compile()
-        if place.size > 1:
-            self.objective = DistributedDataParallel(self.objective)
         self.tokens = 0
 
     def _groups(self) -> Iterator[dict[str, Any]]:
@@ -172,6 +175,7 @@ class Trainer:
                     self._save()
                 if interrupted and not self._last():
                     state.stopped = "interrupted"
+        self.model = self.placement.restored()
         if state.stopped != "interrupted":
             self._end()
         seconds = state.seconds - before
@@ -196,18 +200,18 @@ class Trainer:
         _seed(_mix(config.seed, self.state.step, 1 + place.rank), place.device)
         set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
         total = torch.zeros((), device=place.device)
-        for index, batch in enumerate(work.batches):
+        batches = self.placement.passes(work.batches)
+        for index, batch in enumerate(batches):
             part = batch.to(place.device)
-            waits = place.size > 1 and index + 1 < len(work.batches)
-            with self.objective.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            with self.placement.adding_up(last=index + 1 == len(batches)):
                 with self.autocast():
-                    loss = self.objective(part)
-                # DistributedDataParallel takes the mean over processes; ours is the sum over all labels.
+                    loss = self.placement.objective(part)[0]
+                # The mean over processes will be taken; ours is the sum over all labels.
                 (loss * (place.size / labels)).backward()
             total += loss.detach()
         summed, asked = place.sum([float(total), float(stop is not None and stop.asked)])
         self._check(summed / labels)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf))
+        norm = float(whole_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf)))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm became {norm}")
         for optimizer in self.optimizers:
@@ -245,18 +249,18 @@ class Trainer:
         self.model.eval()
         total, count = 0.0, 0.0
         with torch.no_grad(), self.autocast():
-            for number, batch in enumerate(batches):
-                if number % self.place.size == self.place.rank:
-                    loss, labels = self.task.loss(self.model, batch.to(self.place.device))
-                    total, count = total + float(loss), count + float(labels)
+            for loss, labels in self.placement.judged(batches):
+                total, count = total + float(loss), count + float(labels)
         self.model.train()
         total, count = self.place.sum([total, count])
         loss_mean = total / max(1.0, count)
         state = self.state
         if state.best_loss is None or loss_mean < state.best_loss:
             state.best_loss, state.best_step, state.worse = loss_mean, state.step, 0
-            if self.folder is not None and self.place.main:
-                self.folder.save_weights(self.model)
+            if self.folder is not None:
+                with self.placement.gathered(frozen=self.folder.holds_frozen) as model:
+                    if self.place.main:
+                        self.folder.save_weights(model)
         else:
             state.worse += 1
             if self.config.patience and state.worse >= self.config.patience and not self._last():
@@ -282,20 +286,21 @@ class Trainer:
             self.reporter.log(record)
 
     def _save(self) -> None:
-        if self.folder is not None and self.place.main:
+        spread = self.placement.spread
+        if self.folder is not None and (self.place.main or spread):
             tensors = optimizer_tensors(self.model, self.optimizers)
-            self.folder.save_checkpoint(self.state.step, self.model, tensors, self.state.to_dict())
+            self.folder.save_checkpoint(self.state.step, self.model, tensors, self.state.to_dict(), shared=spread)
 
     def _load(self) -> None:
         assert self.folder is not None
         checkpoint = self.folder.latest_checkpoint()
         if checkpoint is None:
             return
-        load_tensors(self.model, checkpoint.model_tensors(), str(checkpoint.path))
+        origin, like = str(checkpoint.path), dict(self.model.named_parameters()) if self.placement.spread else None
+        load_tensors(self.model, checkpoint.model_tensors(like), origin, trained_only=True)
         if self.place.main:
             self.folder.drop_older_checkpoints()
-        tensors = checkpoint.optimizer_tensors()
-        load_optimizer_tensors(self.model, self.optimizers, tensors, str(checkpoint.path))
+        load_optimizer_tensors(self.model, self.optimizers, checkpoint.optimizer_tensors(like), origin)
         for name, value in checkpoint.state.items():
             if hasattr(self.state, name):
                 setattr(self.state, name, value)
@@ -310,17 +315,6 @@ class Trainer:
         else:
             self.folder.load_weights(self.model)
         self.place.barrier()
-
-
-class _Objective(nn.Module):
-    """The loss as a module, which is what DistributedDataParallel and torch.compile wrap."""
-
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.model, self.task = model, task
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.task.loss(self.model, batch)[0]
 
 
 def _mix(seed: int, step: int, stream: int) -> int:
