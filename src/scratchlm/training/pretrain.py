@@ -30,7 +30,7 @@ SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
     "seq2seq": ("[PAD]", "[BOS]", "[EOS]"),
 }
 """Tokens that an architecture cannot do without, whatever the tokenizer."""
-CHANGEABLE = {"log_every", "save_every", "tensorboard", "device"}
+CHANGEABLE = {"log_every", "save_every", "tensorboard", "device", "recompute", "sharding"}
 """Settings that a resumed run may change: none of them decides what is learned."""
 
 
