@@ -21,7 +21,9 @@ ACTIVATIONS = {
     "relu2": "relu2",
 }
 """Their names of the activations without a gate -> ours. The first name of each is the one that is written."""
-_LARGEST = 2**40
+_LARGEST, _MOST_LABELS = 2**40, 2**16
+_LABELLED = {"ForSequenceClassification": "classify", "ForTokenClassification": "tag"}
+"""How their classes' names end -> our heads."""
 
 
 class Fields:
@@ -88,6 +90,30 @@ class Fields:
         return default if value is None else value
 
     # -- what several families share ----------------------------------------------------------------------------------
+
+    def labelled_head(self) -> dict[str, Any] | None:
+        """The head for labels that the class has, and the labels; None where it has none."""
+        heads = [head for name in self.architectures() for end, head in _LABELLED.items() if name.endswith(end)]
+        if not heads:
+            return None
+        if len(self.architectures()) > 1:
+            raise self.unsupported("architectures")
+        self.must_be("problem_type", "single_label_classification")
+        return {"head": heads[0], "labels": self._labels()}
+
+    def _labels(self) -> tuple[str, ...]:
+        """In the order of the logits. Two without a name are not written by transformers."""
+        names = self.values.get("id2label")
+        if names is None:
+            count = self.whole("num_labels", 2)
+            names = {str(number): f"LABEL_{number}" for number in range(min(count, _MOST_LABELS + 1))}
+        elif not isinstance(names, dict) or set(names) != {str(number) for number in range(len(names))}:
+            raise self.wrong("id2label", "an object with the keys 0, 1, 2, ...")
+        elif not all(isinstance(name, str) for name in names.values()):
+            raise self.wrong("id2label", "names by numbers")
+        if not 2 <= len(names) <= _MOST_LABELS:  # one label is a number to be told, not a class
+            raise self.unsupported("id2label" if "id2label" in self.values else "num_labels")
+        return tuple(names[str(number)] for number in range(len(names)))
 
     def architectures(self) -> list[str]:
         """The classes that the checkpoint was saved from."""
@@ -162,6 +188,9 @@ def _gpt2(fields: Fields) -> dict[str, Any]:
 
 def _causal_head(fields: Fields, *, tied: bool) -> dict[str, Any]:
     """``tied`` is the family's default."""
+    labelled = fields.labelled_head()
+    if labelled is not None:
+        return labelled | {"head_bias": labelled["head"] == "tag"}
     for name in fields.architectures():
         if not name.endswith(("ForCausalLM", "LMHeadModel", "Model")):
             raise fields.unsupported("architectures")
@@ -302,7 +331,9 @@ def _bert(fields: Fields) -> dict[str, Any]:
 
 def _masked_head(fields: Fields) -> dict[str, Any]:
     """The masked model's head and the pooler are there if their tensors are, or else if the class has them."""
-    classes = fields.architectures()
+    classes, labelled = fields.architectures(), fields.labelled_head()
+    if labelled is not None:
+        return labelled | {"pooler": labelled["head"] == "classify"}
     if not all(name.endswith(("ForMaskedLM", "ForPreTraining", "Model")) for name in classes):
         raise fields.unsupported("architectures")
     if fields.names is None:

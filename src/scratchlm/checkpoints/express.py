@@ -7,6 +7,7 @@ from typing import Any
 from scratchlm.checkpoints.dialects import ACTIVATIONS
 from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig
+from scratchlm.models.config import LABELLED
 
 _ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 _NO_GATE = tuple(_ACTIVATIONS)
@@ -61,9 +62,9 @@ def _gpt2(config: ModelConfig) -> dict[str, Any]:
         key_value_heads=config.heads,
         head_size=config.width // config.heads,
     )
-    _demand(config, "GPT-2", head_bias=False)
+    _demand(config, "GPT-2", head_bias=config.head == "tag")
     return {
-        "architectures": ["GPT2Model" if config.head == "none" else "GPT2LMHeadModel"],
+        "architectures": [_class("GPT2", config, "LMHeadModel")],
         "model_type": "gpt2",
         "vocab_size": config.vocab_size,
         "n_positions": config.context,
@@ -92,10 +93,10 @@ def _gated(config: ModelConfig) -> dict[str, Any]:
         final_norm=True,
         embedding_norm=False,
         token_types=0,
-        head_bias=False,
+        head_bias=config.head == "tag",
     )
     fields: dict[str, Any] = {
-        "architectures": [f"{name}{'Model' if config.head == 'none' else 'ForCausalLM'}"],
+        "architectures": [_class(name, config, "ForCausalLM")],
         "model_type": kind,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context,
@@ -158,18 +159,18 @@ def _encoder(config: ModelConfig) -> dict[str, Any]:
         positions="learned",
         embedding_norm=True,
         final_norm=False,
-        activation=_NO_GATE if config.head == "none" or kind == "bert" else ("gelu",),
-        head=("mlm", "none"),
-        head_bias=config.head == "mlm",
+        activation=_NO_GATE if config.head != "mlm" or kind == "bert" else ("gelu",),
+        head=("mlm", "none", *LABELLED),
+        head_bias=config.head != "none",
+        pooler={"classify": True, "tag": False}.get(config.head, config.pooler),
         qk_norm=False,
         key_value_heads=config.heads,
         head_size=config.width // config.heads,
     )
     if config.token_types == 0:
         raise InexpressibleError(f"token_types is 0, and {name} in transformers has at least 1; set it and train again")
-    classes = {"bert": "Bert", "roberta": "Roberta"}[kind]
     fields = {
-        "architectures": [f"{classes}{'Model' if config.head == 'none' else 'ForMaskedLM'}"],
+        "architectures": [_class({"bert": "Bert", "roberta": "Roberta"}[kind], config, "ForMaskedLM")],
         "model_type": kind,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context + config.position_offset,
@@ -190,8 +191,23 @@ def _encoder(config: ModelConfig) -> dict[str, Any]:
     return fields
 
 
+_CLASSES = {"none": "Model", "classify": "ForSequenceClassification", "tag": "ForTokenClassification"}
+
+
+def _class(family: str, config: ModelConfig, words: str) -> str:
+    """The class of a family's model with the config's head; ``words`` ends the name of the one whose head is words'."""
+    return family + _CLASSES.get(config.head, words)
+
+
 def _shared(config: ModelConfig) -> dict[str, Any]:
+    labels: dict[str, Any] = {}
+    if config.head in LABELLED:
+        labels["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
+        labels["label2id"] = {label: number for number, label in enumerate(config.labels)}
+        if config.architecture == "decoder":
+            labels["classifier_dropout"] = config.dropout if config.head == "tag" else 0.0
     return {
+        **labels,
         "tie_word_embeddings": config.tied_embeddings,
         "initializer_range": 0.02 if config.init_std is None else config.init_std,
         "bos_token_id": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -94,6 +94,15 @@ class Table:
             tuple(strip(name) for name in self.ignored),
             tuple((strip(theirs), ours) for theirs, ours in self.copies),
         )
+
+    def with_labels(self, places: Mapping[str, str]) -> Table:
+        """The table of a model with labels, whose ``head`` (and ``pooler``) are where ``places`` says. A pooler that it
+        does not use may be there."""
+        kept = tuple(one for one in self.entries if one.ours not in places and not one.ours.startswith("head"))
+        poolers = [self._by_name["pooler"].theirs[0]] if "pooler" in self._by_name else []
+        unused = tuple(f"{name}.{kind}" for name in poolers for kind in ("weight", "bias"))
+        entries = tuple(Entry(ours, (theirs,)) for ours, theirs in places.items())
+        return Table((*kept, *entries), self.prefix, (*self.ignored, *unused))
 
 
 def split_layer(name: str) -> tuple[str, str]:
@@ -225,4 +234,25 @@ FAMILIES: dict[str, Table] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
 }
-"""A config's ``model_type`` -> its table."""
+"""A config's ``model_type`` -> the table of its model of words."""
+_SCORED = {"classify": {"head": "score"}, "tag": {"head": "score"}}
+_LABELS: dict[str, dict[str, dict[str, str]]] = {
+    "gpt2": {"classify": {"head": "score"}, "tag": {"head": "classifier"}},
+    "llama": _SCORED,
+    "mistral": _SCORED,
+    "qwen2": _SCORED,
+    "qwen3": _SCORED,
+    "bert": {"classify": {"head": "classifier", "pooler": "bert.pooler.dense"}, "tag": {"head": "classifier"}},
+    "roberta": {
+        "classify": {"head": "classifier.out_proj", "pooler": "classifier.dense"},
+        "tag": {"head": "classifier"},
+    },
+}
+
+
+def family_table(family: str, head: str) -> Table:
+    """The table of a family's model with one of our heads."""
+    table, places = FAMILIES[family], _LABELS[family].get(head)
+    if places is not None:
+        return table.with_labels(places)
+    return table.without_prefix() if head == "none" else table

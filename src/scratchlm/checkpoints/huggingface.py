@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scratchlm.checkpoints.dialects import Fields, config_from_fields
 from scratchlm.checkpoints.express import fields_from_config
-from scratchlm.checkpoints.families import FAMILIES, Table, join, split
+from scratchlm.checkpoints.families import Table, family_table, join, split
 from scratchlm.checkpoints.files import (
     disk_errors,
     write_atomically,
@@ -77,7 +77,7 @@ def load_huggingface(folder: str | Path, dtype: torch.dtype = torch.float32) -> 
     model = empty_model(config)
     assert isinstance(model, Decoder | Encoder)
     shapes = {name: info.shape for name, info in files.tensors.items() if not name.startswith(EXACT)}
-    table = _table(fields.values["model_type"], shapes)
+    table = _table(fields.values["model_type"], config.head, shapes)
     sources = match(_shapes(model_tensors(model)), config, table, shapes, files.read, str(folder))
     tensors = {}
     for name, source in sources.items():
@@ -90,9 +90,9 @@ def _fields(folder: Path, names: Collection[str] | None) -> Fields:
     return Fields(read_json(folder / CONFIG, _LARGEST_CONFIG), str(folder / CONFIG), names)
 
 
-def _table(family: str, names: Iterable[str]) -> Table:
+def _table(family: str, head: str, names: Iterable[str]) -> Table:
     """The family's table, in the form without a prefix if that is how the tensors are named."""
-    table = FAMILIES[family]
+    table = family_table(family, "linear" if head == "none" else head)
     return table if any(name.startswith(table.prefix) for name in names) else table.without_prefix()
 
 
@@ -113,9 +113,7 @@ def huggingface_form(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
     if _folds(config):
         config, tensors = fold_head_bias(config, tensors)
     fields = fields_from_config(config)
-    table = FAMILIES[fields["model_type"]]
-    if config.head == "none":
-        table = table.without_prefix()
+    table = family_table(fields["model_type"], config.head)
     theirs: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         theirs |= split(tensor, table.source(name), config)
@@ -174,7 +172,7 @@ def tensors_from_run(model: nn.Module, tensors: Mapping[str, Tensor], origin: st
     """
     config: ModelConfig = model.config  # type: ignore[assignment]
     expressed = replace(config, head_bias=False) if _folds(config) else config
-    table = _table(fields_from_config(expressed)["model_type"], tensors)
+    table = _table(fields_from_config(expressed)["model_type"], config.head, tensors)
     exact = {name.removeprefix(EXACT): tensor for name, tensor in tensors.items() if name.startswith(EXACT)}
     folded = {theirs for name in _FOLDED for theirs in table.source(name).names} if exact else set()
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXACT) and name not in folded}
@@ -198,6 +196,9 @@ def config_text(fields: Mapping[str, Any], tokenizer: Tokenizer | None) -> str:
         values["eos_token_id"] = ends if len(ends) > 1 else next(iter(ends), None)
         if values["pad_token_id"] is None:  # RoBERTa's positions depend on its own
             values["pad_token_id"] = tokenizer.pad_id
+            # transformers takes a text's class from its last token that is not this one, which must not end a text.
+            if tokenizer.pad_id is None and tokenizer.eos_id not in tokenizer.suffix_ids:
+                values["pad_token_id"] = tokenizer.eos_id if "id2label" in values else None
     return json.dumps(values, indent=2) + "\n"
 
 
