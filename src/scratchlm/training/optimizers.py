@@ -62,6 +62,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             # Matrices of one shape are stacked, so that a model's many small products become a few large ones.
             stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+            spread: list[tuple[Any, Tensor]] = []
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -72,8 +73,12 @@ class Muon(torch.optim.Optimizer):
                 direction = parameter.grad.lerp(state["momentum"], group["momentum"])
                 if group["weight_decay"]:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                rows = self.pieces.get(parameter, [parameter.shape[0]])
-                for target, piece in zip(parameter.split(rows), direction.split(rows), strict=True):
+                rows, changed = self.pieces.get(parameter, [parameter.shape[0]]), parameter
+                if hasattr(direction, "full_tensor"):  # spread over processes: a matrix is made orthogonal as a whole
+                    direction = direction.full_tensor()
+                    changed = torch.zeros_like(direction)
+                    spread.append((parameter, changed))
+                for target, piece in zip(changed.split(rows), direction.split(rows), strict=True):
                     stacks.setdefault((piece.shape[0], piece.shape[1]), []).append((target, piece))
             for (height, width), members in stacks.items():
                 updates = orthogonalise(torch.stack([piece for _, piece in members]))
@@ -81,6 +86,16 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1.0, height / width) ** 0.5
                 for (target, _), update in zip(members, updates, strict=True):
                     target.add_(update, alpha=-group["lr"] * scale)
+            for parameter, change in spread:
+                parameter.add_(_share(change, parameter))
+
+
+def _share(whole: Tensor, like: Any) -> Tensor:
+    """This process's share of a tensor that all have, spread as ``like`` is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    share: Tensor = distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+    return share
 
 
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
