@@ -79,7 +79,7 @@ def plot_curves(metrics: str | Path, out: str | Path, *, title: str = "", floor:
         UserError: see :func:`read_metrics`; also when ``out`` cannot be written.
     """
     records = read_metrics(metrics)
-    with _style():
+    with figure_style():
         figure = Figure(figsize=(8, 6), layout="constrained")
         losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         steps, values = _series(records, "loss")
@@ -116,7 +116,7 @@ def plot_curves(metrics: str | Path, out: str | Path, *, title: str = "", floor:
         rates.set_ylim(bottom=0)
         rates.set_ylabel("learning rate")
         rates.set_xlabel("step")
-        return _save(figure, Path(out), dpi=150)
+        return save_figure(figure, Path(out), dpi=150)
 
 
 def plot_attention(model: Model, tokenizer: Tokenizer, text: str, folder: str | Path) -> list[Path]:
@@ -157,7 +157,7 @@ def draw_maps(maps: np.ndarray, labels: Sequence[str], out: Path, *, title: str,
     rows = math.ceil(heads / columns)
     side = max(2.6, 0.165 * length)  # a label needs about a sixth of an inch
     margin = 0.085 * max(map(len, labels)) + 0.25
-    with _style():
+    with figure_style():
         size = (columns * (side + margin) + 0.9, rows * (side + margin + 0.35) + 0.5)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -178,7 +178,7 @@ def draw_maps(maps: np.ndarray, labels: Sequence[str], out: Path, *, title: str,
         bar = figure.colorbar(image, ax=list(panels), shrink=0.6, pad=0.015, aspect=30)
         bar.set_label("share of attention")
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
-        return _save(figure, out, dpi=110)
+        return save_figure(figure, out, dpi=110)
 
 
 def token_label(tokenizer: Tokenizer, token: int) -> str:
@@ -227,7 +227,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Our look, whatever the user's matplotlib settings say."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -235,7 +235,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, out: Path, *, dpi: int) -> Path:
+def save_figure(figure: Figure, out: Path, *, dpi: int) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=dpi, facecolor="white")

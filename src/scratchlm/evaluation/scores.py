@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = 16_384
 """Tokens that go through the model at once: enough to fill the cores, small enough for a laptop's memory."""
-LOGITS_AT_ONCE = 2**26
-"""Of a large vocabulary, so many logits: 256 MB. Beyond it the projection is made in parts."""
+LOGITS_AT_ONCE = 2**24
+"""Of a large vocabulary, so many logits: 64 MB. Beyond it the projection is made in parts."""
 
 
 @dataclass
@@ -65,7 +65,8 @@ class Scores:
 
 
 def score_batches(model: Model, batches: Iterable[Batch]) -> Scores:
-    """Score each label of each batch, whatever the architecture. The model is in evaluation mode meanwhile."""
+    """Score each label of each batch, whatever the architecture. The model is in evaluation mode meanwhile. Of a large
+    vocabulary logits are made only where there is something to predict."""
     scores = Scores()
     with _evaluating(model) as device:
         for batch in batches:
@@ -75,8 +76,9 @@ def score_batches(model: Model, batches: Iterable[Batch]) -> Scores:
             if isinstance(model, Seq2Seq) or batch.labels.numel() * model.config.vocab_size <= LOGITS_AT_ONCE:
                 scores.add(model.forward_batch(batch).flatten(0, 1), batch.labels.flatten())
                 continue
-            states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents).flatten(0, 1)
-            labels, rows = batch.labels.flatten(), max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+            wanted = batch.labels != IGNORE
+            states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)[wanted]
+            labels, rows = batch.labels[wanted], max(1, LOGITS_AT_ONCE // model.config.vocab_size)
             for start in range(0, len(labels), rows):
                 scores.add(model.logits(states[start : start + rows]), labels[start : start + rows])
     return scores
