@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from generate_speed import machine
 from scratchlm import kernels
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.errors import UserError
+from scratchlm.opening import open_model
 from scratchlm.retrieval import Embedder
 
 ABSTRACTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cisi" / "CISI.ALL"

@@ -29,13 +29,13 @@ import torch
 from generate_speed import machine
 from scratchlm import kernels
 from scratchlm.checkpoints.huggingface import save_huggingface
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.generation.engine import Engine, Request
 from scratchlm.generation.native import NativeModel
 from scratchlm.generation.precision import perplexity
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights
 from scratchlm.language_model import LanguageModel
+from scratchlm.opening import open_model
 
 MODEL = "smollm2-135m-instruct"
 GREEDY = SamplingConfig(greedy=True)

@@ -24,6 +24,8 @@ ROOMS = (
     "models",
     "checkpoints",
     "adapters",
+    "opening",
+    "exporting",
     "training",
     "generation",
     "evaluation",

@@ -12,7 +12,6 @@ import torch
 
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.catalogue import Located
-from scratchlm.checkpoints.loading import Opened
 from scratchlm.data import open_stream, prepare_stream, resolve_source
 from scratchlm.data.corpora import corpus_text
 from scratchlm.errors import UserError
@@ -27,6 +26,7 @@ from scratchlm.generation.precision import PrecisionName, choose_precision
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
 from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq
+from scratchlm.opening import Opened
 from scratchlm.retrieval.embeddings import Embedder, Embeddings
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.tokenizers.chat import Message

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from scratchlm.checkpoints.inspect import inspect
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.checkpoints.meter import Meter
 from scratchlm.checkpoints.packages import extract
 from scratchlm.errors import UserError
+from scratchlm.opening import open_model
 
 from .hostile_files import change_json, huggingface_folder, little_memory, pickled, read_json, safetensors, spoil_header
 from .wheels import FILES, entry_for, write_wheel

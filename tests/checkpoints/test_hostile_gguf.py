@@ -12,8 +12,8 @@ import pytest
 
 from scratchlm.checkpoints.gguf import GGUFFile
 from scratchlm.checkpoints.inspect import inspect
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.errors import UserError
+from scratchlm.opening import open_model
 from scratchlm.tokenizers import tokenizer_from_gguf
 from scratchlm.tokenizers.chat import render_chat
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm.checkpoints import RunFolder, load_tensors, model_tensors
-from scratchlm.checkpoints import files as files_module
 from scratchlm.checkpoints.files import write_atomically, write_text
 from scratchlm.errors import UserError
 from scratchlm.models import build_model, model_preset
@@ -107,7 +106,7 @@ def refused(*_arguments: Any, **_options: Any) -> None:
 
 
 @pytest.mark.parametrize(("refuse", "words"), [(full_disk, "the disk is full"), (refused, "Permission denied")])
-@pytest.mark.parametrize("place", ["save_file", "os.fsync"])
+@pytest.mark.parametrize("place", ["open", "os.fsync"])
 def test_a_disk_that_refuses_is_one_line_and_loses_nothing(
     place: str, refuse: Callable[..., None], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +117,7 @@ def test_a_disk_that_refuses_is_one_line_and_loses_nothing(
         lambda: run.save_weights(model(2)),
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(files_module, "save_file", refuse) if place == "save_file" else patch.setattr(os, "fsync", refuse)
+        patch.setattr(Path, "open", refuse) if place == "open" else patch.setattr(os, "fsync", refuse)
         for write in writes:
             with pytest.raises(UserError, match=f"{words}; the checkpoint at step 5 is intact") as error:
                 write()

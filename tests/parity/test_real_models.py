@@ -10,7 +10,6 @@ import torch
 from scratchlm import kernels
 from scratchlm.checkpoints.catalogue import Located, find_pulled
 from scratchlm.checkpoints.huggingface import save_huggingface
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.generation.build import build_engine
 from scratchlm.generation.engine import Request
 from scratchlm.generation.native import NativeCache, NativeModel, Segment
@@ -18,6 +17,7 @@ from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights
 from scratchlm.language_model import LanguageModel
 from scratchlm.models import Decoder
+from scratchlm.opening import open_model
 
 transformers = pytest.importorskip("transformers")
 

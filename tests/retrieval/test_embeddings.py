@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from scratchlm import kernels
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.checkpoints.pooling import PoolingSettings
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder, Encoder, ModelConfig, build_model
+from scratchlm.opening import open_model
 from scratchlm.retrieval import Embedder, embeddings
 from scratchlm.tokenizers import train_tokenizer
 

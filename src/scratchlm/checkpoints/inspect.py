@@ -9,10 +9,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from scratchlm.checkpoints.catalogue import Located, resolve
+from scratchlm.checkpoints.catalogue import ADAPTER, Located, resolve
 from scratchlm.checkpoints.download import damaged_files
 from scratchlm.checkpoints.gguf import GGUFFile
-from scratchlm.checkpoints.headers import CURE, read_json
+from scratchlm.checkpoints.headers import CURE, read_header, read_json
 from scratchlm.checkpoints.huggingface import read_config
 from scratchlm.checkpoints.run import WEIGHTS, RunFolder
 from scratchlm.checkpoints.weights import WeightFiles, model_tensors
@@ -55,6 +55,8 @@ def inspect(model: str | Path | Located, *, verify: bool = False) -> dict[str, A
         UserError: there is no such model, or a file is damaged; the line names it.
     """
     located = model if isinstance(model, Located) else resolve(model)
+    if located.kind == "adapter":
+        return _adapter(located, verify)
     wrong = damaged_files(located) if verify else None
     if wrong:
         again = f"fetch it again with: scratchlm models pull {located.name}"
@@ -83,6 +85,16 @@ def inspect(model: str | Path | Located, *, verify: bool = False) -> dict[str, A
         **({"verified": wrong is not None} if verify else {}),
         "licence": entry.licence if entry is not None else told["licence"],
     }
+
+
+def _adapter(located: Located, verify: bool) -> dict[str, Any]:
+    """What there is to know about the base, and what the adapter adds to it."""
+    fields = read_json(located.path / ADAPTER)
+    weights = located.path / "adapter_model.safetensors"
+    added = sum(info.elements for info in read_header(weights).values())
+    told = inspect(str(fields.get("base_model_name_or_path")), verify=verify)
+    own = {"name": located.name, "kind": "adapter", "path": str(located.path), "base": told["name"]}
+    return {**told, **own, "rank": fields.get("r"), "added": added, "bytes": told["bytes"] + weights.stat().st_size}
 
 
 def memory(config: ModelConfig, matrices: int, vectors: int) -> dict[str, dict[str, int]]:

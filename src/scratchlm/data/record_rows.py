@@ -252,9 +252,11 @@ def _tagged(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
 SHAPES = (
     Shape("messages", "chat", ("messages",), _chatted, ("tools",)),
     Shape("conversations", "chat", ("conversations",), _chatted, ("tools",)),
-    Shape("instruction + output", "prompt", ("instruction", "output"), _instructed, ("input", "system"), ("chat",)),
-    Shape("prompt + completion", "prompt", ("prompt", "completion"), _completed, (), ("chat",)),
-    Shape("question + answer", "prompt", ("question", "answer"), _question, (), ("chat",)),
+    Shape(
+        "instruction + output", "prompt", ("instruction", "output"), _instructed, ("input", "system"), ("chat", "lm")
+    ),
+    Shape("prompt + completion", "prompt", ("prompt", "completion"), _completed, (), ("chat", "lm")),
+    Shape("question + answer", "prompt", ("question", "answer"), _question, (), ("chat", "lm")),
     Shape("tokens + tags", "tag", ("tokens", "tags"), _tagged),
     Shape("text + label", "classify", ("text", "label"), _classified),
     Shape("text", "lm", ("text",), _plain),

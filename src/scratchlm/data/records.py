@@ -107,8 +107,9 @@ def read_records(
     prompt + completion, question + answer, tokens + tags, text + label, text.
 
     Args:
-        task: "lm" (plain text), "prompt", "chat", "classify" or "tag", where not the form's own; "chat" also takes
-            prompts and completions, which become the user's and the assistant's turns.
+        task: "lm" (plain text, or prompts and completions, whose task is then "prompt"), "prompt", "chat", "classify"
+            or "tag", where not the form's own; "chat" also takes prompts and completions, which become the user's and
+            the assistant's turns.
         columns: what to read from which column, such as {"text": "review"}.
         bad: "stop" at the first bad row, or "skip" and count them.
         split, lines: see ``read_rows``.
@@ -130,7 +131,7 @@ def read_records(
             skipped.add(row.place, str(row.values))
         raise UserError(f"{source} holds no rows{': ' + str(skipped) if skipped.count else ''}; give at least one")
     shape, found = _recognise(str(source), present, task, wanted)
-    chosen = task or shape.task
+    chosen = shape.task if task == "lm" else task or shape.task
     allowed = None if labels is None else frozenset(labels)
     for place, values in chain(first, rows):
         try:

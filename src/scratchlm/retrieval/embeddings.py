@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scratchlm.checkpoints.catalogue import Located
-from scratchlm.checkpoints.loading import Opened, open_model
 from scratchlm.checkpoints.pooling import PoolingSettings, read_pooling
 from scratchlm.errors import UserError
 from scratchlm.generation.native import NativeModel
 from scratchlm.generation.weights import ModuleWeights, supported
 from scratchlm.models import Model, Seq2Seq
 from scratchlm.models.quantised import quantise
+from scratchlm.opening import Opened, open_model
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.distributed import choose_device
 

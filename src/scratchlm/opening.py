@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from scratchlm.adapters import merge
+from scratchlm.adapters.run import attach, belonging
 from scratchlm.checkpoints.catalogue import Located, resolve
 from scratchlm.checkpoints.gguf import GGUFFile, load_gguf
 from scratchlm.checkpoints.huggingface import load_huggingface
-from scratchlm.checkpoints.run import RunFolder
+from scratchlm.checkpoints.run import DESCRIPTION, RunFolder
 from scratchlm.errors import UserError
-from scratchlm.models import Model, ModelConfig
+from scratchlm.models import Model, ModelConfig, with_head
 from scratchlm.pause import collector_paused
 from scratchlm.tokenizers import Tokenizer, tokenizer_from_gguf
 
@@ -44,13 +46,15 @@ class Opened:
     @property
     def run(self) -> RunFolder | None:
         """The run that it is; None for a model that was trained elsewhere."""
-        return RunFolder(self.located.path) if self.located.kind == "run" else None
+        path = self.located.path
+        return RunFolder(path) if path.is_dir() and (path / DESCRIPTION).exists() else None
 
 
 def open_model(name: str | Path | Located, dtype: torch.dtype = torch.float32, *, weights: bool = True) -> Opened:
     """Open the model of a path, a catalogue name or a hub id, in ``dtype``, with its tokenizer. Nothing is fetched.
 
-    With ``weights=False`` a GGUF file's are checked but not read until :attr:`Opened.model` is asked for.
+    An adapter's folder opens as its base with the adapter worked into the weights. With ``weights=False`` a GGUF file's
+    weights, and an adapter's base's, are not read until :attr:`Opened.model` is asked for.
 
     Raises:
         UserError: it is not on this machine, damaged, or of a kind that is not supported; the line says what to do.
@@ -60,7 +64,11 @@ def open_model(name: str | Path | Located, dtype: torch.dtype = torch.float32, *
 
 
 def _open(located: Located, dtype: torch.dtype, weights: bool) -> Opened:
-    if located.kind == "gguf":
+    if located.kind == "adapter":
+        opened = _open_adapter(located, dtype)
+        if weights:
+            _ = opened.model
+    elif located.kind == "gguf":
         file = GGUFFile(located.path)
         # The tokenizer first: a file that lacks one is told before the weights are read.
         tokenizer = _gguf_tokenizer(file)
@@ -76,12 +84,33 @@ def _open(located: Located, dtype: torch.dtype, weights: bool) -> Opened:
             tokenizer = Tokenizer.open(located.path)
             model = load_huggingface(located.path, dtype)
         opened = Opened(model.config, tokenizer, located, None, lambda: model)
+    tokenizer = opened.tokenizer
     if tokenizer.vocab_size > opened.config.vocab_size:  # an id without a row would be read from beyond the table
         raise UserError(
             f"{located.path}: the tokenizer has ids up to {tokenizer.vocab_size - 1:,}, the model "
             f"{opened.config.vocab_size:,} rows; they do not belong together, fetch or export the model again"
         )
     return opened
+
+
+def _open_adapter(located: Located, dtype: torch.dtype) -> Opened:
+    """The base of an adapter, brought to the form that it was tuned in, and the adapter merged into it."""
+    owner = belonging(located.path)
+    try:
+        base = _open(resolve(owner.base), dtype, weights=False)
+    except UserError as error:
+        raise UserError(f"{located.path} is an adapter of {owner.base!r}, which cannot be opened: {error}") from error
+    config = base.config if owner.model is None else ModelConfig.from_dict(owner.model)
+    own = (located.path / "tokenizer.json").exists()
+
+    def read() -> Model:
+        model = with_head(base.model, config.head, config.labels) if config.head != base.config.head else base.model
+        attach(model, located.path, owner.quantised)
+        merge(model)
+        return model.eval()
+
+    tokenizer = Tokenizer.open(located.path) if own else base.tokenizer
+    return Opened(config, tokenizer, located, None, read)
 
 
 def _gguf_tokenizer(file: GGUFFile) -> Tokenizer:

@@ -11,8 +11,8 @@ import torch
 from scratchlm.checkpoints.files import disk_errors
 from scratchlm.checkpoints.gguf_write import write_gguf
 from scratchlm.checkpoints.huggingface import export_huggingface
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.errors import UserError
+from scratchlm.opening import open_model
 
 POOLING_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
