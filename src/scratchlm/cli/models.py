@@ -50,12 +50,13 @@ def _models(context: typer.Context) -> None:
 
 @models.command("list")
 def list_models(json: Json = False) -> None:
-    """The models that have a short name, and which of them are here."""
+    """The models and data sets that have a short name, and which of them are here."""
     from scratchlm.checkpoints.catalogue import overview
+    from scratchlm.checkpoints.datasets import data_overview
     from scratchlm.cli.tables import show_catalogue
 
-    rows = overview()
-    print_json({"models": rows}) if json else show_catalogue(rows)
+    rows, data = overview(), data_overview()
+    print_json({"models": rows, "data": data}) if json else show_catalogue(rows, data)
 
 
 @models.command()
@@ -69,16 +70,19 @@ def pull(
     ] = From.auto,
     json: Json = False,
 ) -> None:
-    """Fetch a model, and check every file of it; what is here and whole is not fetched again."""
+    """Fetch a model or a data set, and check every file of it; what is here and whole is not fetched again."""
+    from scratchlm.checkpoints.datasets import data_sets
     from scratchlm.checkpoints.download import pull as fetch
+    from scratchlm.checkpoints.download import pull_data
     from scratchlm.cli.transfer import Transfer
 
     with Transfer() as meter:
-        located = fetch(name, source=source.value, meter=meter)
-    if json:
-        print_json({"name": name, "kind": located.kind, "path": str(located.path)})
-    else:
-        print(located.path)
+        if data := data_sets().get(name):
+            kind, path = "data", pull_data(data, source=source.value, meter=meter)
+        else:
+            located = fetch(name, source=source.value, meter=meter)
+            kind, path = located.kind, located.path
+    print_json({"name": name, "kind": kind, "path": str(path)}) if json else print(path)
 
 
 @models.command()

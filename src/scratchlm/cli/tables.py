@@ -10,15 +10,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_HERE = {None: "–", "damaged": "damaged"}
 
-def show_catalogue(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line for each model of the catalogue."""
-    table = _table("name", "size", "licence", "here", "for")
+
+def show_catalogue(rows: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, Any]]) -> None:
+    """One line for each model of the catalogue, and for each data set."""
+    table = _table("model", "size", "licence", "here", "for")
     for row in rows:
         licence = row["licence"] + (", gated" if row["gated"] else "")
-        here = {None: "–", "damaged": "damaged"}.get(row["here"], "yes")
-        table.add_row(row["name"], row["size"], licence, here, row["purpose"])
-    Console().print(table)
+        table.add_row(row["name"], row["size"], licence, _HERE.get(row["here"], "yes"), row["purpose"])
+    sets = _table("data set", "rows", "licence", "here", "for")
+    for row in data:
+        here = _HERE.get(row["here"], "yes")
+        sets.add_row(row["name"], f"{row['rows']:,}", row["licence"], here, row["purpose"])
+    Console().print(table, sets)
     print("fetch one with: scratchlm models pull NAME")
 
 
