@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from scratchlm.checkpoints import RunFolder
-from scratchlm.checkpoints.loading import open_model
 from scratchlm.data import open_stream
 from scratchlm.errors import UserError
 from scratchlm.evaluation.evaluate import EVERY_WINDOW_LIMIT
 from scratchlm.evaluation.floor import next_token_floor
+from scratchlm.evaluation.tuned import Measured, Report, read_report
 from scratchlm.generation.fill import MASK
 from scratchlm.generation.precision import check_precision
 from scratchlm.language_model import LanguageModel as LanguageModel
 from scratchlm.models import PRESETS, ModelConfig, model_preset
-from scratchlm.training import Reporter
+from scratchlm.opening import open_model
+from scratchlm.training import Question, Reporter, check_method
+from scratchlm.training import finetune as tune
 from scratchlm.training import train as pretrain
 from scratchlm.training.distributed import choose_device
 
@@ -63,6 +67,93 @@ def train(
     if result.fit.stopped == "interrupted":
         raise KeyboardInterrupt  # a program must not go on with half a model as if it were a whole one
     return LanguageModel.of_run(result.run, result.model, result.tokenizer, result.fit)
+
+
+def finetune(
+    model: str,
+    data: str | Path,
+    out: str | Path = "run",
+    *,
+    task: str | None = None,
+    method: str = "lora",
+    validation: float | str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    bad: str = "stop",
+    split: str = "train",
+    resume: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> LanguageModel:
+    """Tune a model on your own rows into the folder ``out``, and measure it before and after: ``report.json`` there.
+
+    Args:
+        model: a run, a model's folder or GGUF file, a name of the catalogue; or a preset, which is made anew.
+        data: a file, a folder, a data set that ``scratchlm models list`` shows, or ``hub:NAME``; see
+            :func:`scratchlm.data.read_records`.
+        task: ``lm``, ``chat``, ``classify`` or ``tag``; None for what the columns are for.
+        method: ``full`` (all weights), ``lora`` (adapters), ``qlora`` (adapters beside weights in 4 bits).
+        validation: a share or a number of the rows to hold out, or a file of others.
+        columns: what to read from which column, such as ``{"text": "review"}``.
+        bad: ``stop`` at the first bad row, or ``skip`` such rows and count them.
+        settings: any setting by name, such as ``epochs=2`` or ``rank=8``.
+
+    Raises:
+        UserError: anything that the user can mend, from a bad row to a full disk.
+        KeyboardInterrupt: Ctrl-C (or SIGTERM) ended the training early; it has been saved and can be resumed.
+    """
+    asked = question(
+        model, data, task=task, method=method, validation=validation, columns=columns, bad=bad, split=split
+    )
+    report = Reporter(quiet=quiet)
+    result = tune(asked, out, settings=settings, resume=resume, reporter=report, measure=Measured(report))
+    if result.fit.stopped == "interrupted":
+        raise KeyboardInterrupt  # a program must not go on with half a model as if it were a whole one
+    return LanguageModel.of_run(result.tuning.run, result.tuning.model, result.tuning.tokenizer, result.fit)
+
+
+def question(
+    model: str,
+    data: str | Path,
+    *,
+    task: str | None = None,
+    method: str = "lora",
+    validation: float | str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    bad: str = "stop",
+    split: str = "train",
+) -> Question:
+    """The arguments of :func:`finetune` as one record.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    held_out = None if validation is None else str(validation)
+    how: Any = bad  # read_records says which there are
+    return Question(str(model), str(data), task, check_method(method), held_out, dict(columns or {}), how, split)
+
+
+def compare_methods(
+    model: str, data: str | Path, out: str | Path, methods: Sequence[str], **given: Any
+) -> list[Report]:
+    """:func:`finetune` by each of several methods, each in a process of its own, so that its memory is its own.
+
+    With one method the run is ``out`` itself, with several ``out/METHOD``. Returns their reports.
+
+    Raises:
+        UserError: as ``finetune``.
+    """
+    wanted = [check_method(method.strip()) for method in methods]
+    folders = [Path(out) / method if len(wanted) > 1 else Path(out) for method in wanted]
+    if len(wanted) == 1:
+        finetune(model, data, folders[0], method=wanted[0], **given)
+    for method, folder in zip(wanted, folders, strict=True) if len(wanted) > 1 else ():
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pool.submit(_tune_alone, model, data, folder, {**given, "method": method}).result()
+    return [read_report(folder) for folder in folders]
+
+
+def _tune_alone(model: str, data: str | Path, out: Path, given: dict[str, Any]) -> None:
+    finetune(model, data, out, **given)
 
 
 def plot(

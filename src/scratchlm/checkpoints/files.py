@@ -91,7 +91,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    path.unlink(missing_ok=True)  # an older one may be where the tensors are mapped
+    if path.exists():
+        path.unlink()  # and not written over: the tensors may be mapped from it
     _fill(path, len(text).to_bytes(8, "little") + text, [tensors[name] for name in names])
 
 
@@ -101,7 +102,7 @@ def _fill(path: Path, head: bytes, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             flat = tensor.detach().cpu().contiguous().view(-1)
             if flat.numel():
-                file.write(memoryview(flat.view(torch.uint8).numpy()))
+                file.write(flat.view(torch.uint8).numpy().data)
 
 
 def read_tensors(path: Path, cure: str) -> dict[str, Tensor]:

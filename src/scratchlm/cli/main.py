@@ -19,6 +19,7 @@ from scratchlm.cli.demo import demo
 from scratchlm.cli.embed import embed
 from scratchlm.cli.evaluate import evaluate
 from scratchlm.cli.fill import fill
+from scratchlm.cli.finetune import finetune
 from scratchlm.cli.generate import generate
 from scratchlm.cli.models import models
 from scratchlm.cli.plot import plot
@@ -46,6 +47,7 @@ app = typer.Typer(
 for _name, _verb in (
     ("demo", demo),
     ("train", train),
+    ("finetune", finetune),
     ("eval", evaluate),
     ("generate", generate),
     ("chat", chat),

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -51,15 +51,9 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a model on a text. Ctrl-C saves; --resume goes on to the same weights."""
-    from scratchlm.training.settings import parse_assignments, read_settings, split_settings
+    from scratchlm.training.settings import gather_settings, split_settings
 
-    values: dict[str, Any] = {}
-    for origin, found in (
-        (str(config), read_settings(config) if config is not None else {}),
-        ("--set", parse_assignments(settings or ())),
-    ):
-        split_settings(found, origin)  # so that a wrong one is told with where it stands
-        values |= found
+    values = gather_settings(config, settings or (), split_settings)
     if dry_run:
         from scratchlm.training.estimate import estimate, show_estimate
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig
 from scratchlm.training.config import TrainConfig
+from scratchlm.training.tuning_config import TuningConfig
 
 DIAL = "depth"
 """The one model setting that is no field: the size dial of the preset ``modern``."""
@@ -31,6 +32,7 @@ MODEL_FIELDS: dict[str, Any] = {
     name: hint for name, hint in (_types(ModelConfig) | {DIAL: int}).items() if name not in NOT_SETTABLE
 }
 TRAIN_FIELDS: dict[str, Any] = _types(TrainConfig)
+TUNING_FIELDS: dict[str, Any] = _types(TuningConfig)
 
 
 def split_settings(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -42,27 +44,57 @@ def split_settings(values: Mapping[str, Any], origin: str) -> tuple[dict[str, An
     Raises:
         UserError: an unknown name, or a value of the wrong type.
     """
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    for name, value in values.items():
-        fields, target = (MODEL_FIELDS, model) if name in MODEL_FIELDS else (TRAIN_FIELDS, train)
-        if name not in fields:
-            raise UserError(f"{origin}: there is no setting {name!r}; {_nearest(name)}")
-        target[name] = _convert(name, value, fields[name], origin)
+    model, train = _sorted(values, origin, (MODEL_FIELDS, TRAIN_FIELDS), "docs/training.md")
     return model, train
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+def split_tuning(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The same for a fine-tuning: (model settings, training settings, tuning settings)."""
+    model, train, tuning = _sorted(values, origin, (MODEL_FIELDS, TRAIN_FIELDS, TUNING_FIELDS), "docs/fine-tuning.md")
+    return model, train, tuning
+
+
+def _sorted(
+    values: Mapping[str, Any], origin: str, tables: Sequence[Mapping[str, Any]], book: str
+) -> list[dict[str, Any]]:
+    """The values that belong to each table, converted."""
+    found: list[dict[str, Any]] = [{} for _ in tables]
+    for name, value in values.items():
+        number = next((n for n, fields in enumerate(tables) if name in fields), None)
+        if number is None:
+            near = difflib.get_close_matches(name, [known for fields in tables for known in fields], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"see {book} for their names"
+            raise UserError(f"{origin}: there is no setting {name!r}; {hint}")
+        found[number][name] = _convert(name, value, tables[number][name], origin)
+    return found
+
+
+def gather_settings(
+    path: str | Path | None, assignments: Iterable[str], check: Callable[[Mapping[str, Any], str], Any]
+) -> dict[str, Any]:
+    """The settings of a file, and over them those of ``--set``. ``check`` is told where each comes from.
+
+    Raises:
+        UserError: from ``check``, or a file or an assignment that cannot be read.
+    """
+    from_file = {} if path is None else read_settings(path)
+    check(from_file, str(path))
+    given = parse_assignments(assignments)
+    check(given, "--set")
+    return from_file | given
+
+
+def parse_assignments(assignments: Iterable[str], option: str = "--set", example: str = "steps=200") -> dict[str, Any]:
     """``["steps=200", "dropout=0"]`` -> ``{"steps": 200, "dropout": 0}``, values read as YAML.
 
     Raises:
-        UserError: one is not of the form key=value.
+        UserError: one is not of the form key=value; the line names the option and shows an example.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
-            raise UserError(f"--set takes key=value, such as steps=200, not {assignment!r}")
+            raise UserError(f"{option} takes key=value, such as {example}, not {assignment!r}")
         try:
             values[name.strip()] = yaml.safe_load(text) if text.strip() else ""
         except yaml.YAMLError:
@@ -99,10 +131,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 def _convert(name: str, value: Any, hint: Any, origin: str) -> Any:
     """``value`` as the field's type: YAML reads 3e-4 as text and 1 as a whole number, which are fine for a float."""
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None or value == "none":
-        if type(None) in allowed:
-            return None
-    elif bool in allowed:
+    if type(None) in allowed and (value is None or value == "none"):
+        return None
+    if bool in allowed:
         if isinstance(value, bool):
             return value
     elif float in allowed and not isinstance(value, bool):
@@ -115,7 +146,7 @@ def _convert(name: str, value: Any, hint: Any, origin: str) -> Any:
             return value
         if isinstance(value, str) and value.replace("_", "").isdigit():
             return int(value)
-    elif not {int, float} & set(allowed) and not isinstance(value, dict | list | float):
+    elif not {int, float} & set(allowed) and not isinstance(value, dict | list | float | None):
         return str(value).lower() if isinstance(value, bool) else str(value)
     raise UserError(f"{origin}: {name} is {value!r}; give {_words(allowed)}")
 
@@ -129,8 +160,3 @@ def _words(allowed: tuple[Any, ...]) -> str:
         return "a whole number"
     choices = [choice for hint in allowed for choice in typing.get_args(hint)]
     return f"one of: {', '.join(choices)}" if choices else "a word"
-
-
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, [*MODEL_FIELDS, *TRAIN_FIELDS], n=1)
-    return f"did you mean {near[0]!r}?" if near else "see docs/training.md for their names"

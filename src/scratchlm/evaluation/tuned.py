@@ -1,0 +1,120 @@
+"""What a fine-tuning has done: its figures before and after, in one report."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scratchlm.checkpoints.files import disk_errors, write_text
+from scratchlm.checkpoints.headers import read_json
+from scratchlm.errors import UserError
+from scratchlm.evaluation.comparison import comparison_table, plot_comparison
+from scratchlm.evaluation.continuations import evaluate_examples
+from scratchlm.evaluation.report import to_json
+from scratchlm.models import evaluating
+from scratchlm.training import FitResult, Reporter, Tuning
+
+REPORT = "report.json"
+Report = dict[str, Any]
+
+
+class Measured:
+    """Measures a tuning on its held-out rows, before and after, and leaves ``report.json`` in its run."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+
+    def __call__(self, tuning: Tuning, fit: FitResult | None) -> None:
+        """Called before (``fit`` is None) and after the training. What a stopped run has measured is not done again."""
+        path = tuning.run.path / REPORT
+        report: Report = read_json(path) if path.exists() else {}
+        if fit is None and "before" not in report:
+            report = {**_heading(tuning), "before": self._figures(tuning, "before")}
+        elif fit is not None:
+            report |= _effort(tuning, fit)  # before the figures, whose memory is not the training's
+            report["after"] = self._figures(tuning, "after")
+        cure = "free some space, and go on with --resume"
+        with disk_errors(str(path), cure):
+            write_text(path, json.dumps(json.loads(to_json(report)), indent=1, ensure_ascii=False) + "\n")
+        if fit is not None:
+            plot_comparison([report], tuning.run.path / "figures" / "before-after.png")
+
+    def _figures(self, tuning: Tuning, when: str) -> dict[str, Any]:
+        records, examples = tuning.splits.validation, tuning.held_out
+        if records is None or examples is None:
+            return {}
+        with evaluating(tuning.model):
+            return evaluate_examples(
+                tuning.model,
+                tuning.tokenizer,
+                records,
+                examples,
+                prompts=tuning.tuning.eval_prompts,
+                max_new_tokens=tuning.tuning.eval_new_tokens,
+                note=lambda text: self.reporter.note(f"{when}: {text}"),
+            )
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a run.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / REPORT
+    if not path.exists():
+        raise UserError(f"{folder} has no {REPORT}; give the --out of a finished scratchlm finetune")
+    return read_json(path)
+
+
+def show_report(reports: list[Report]) -> None:
+    """Print the table of one run, or of several side by side."""
+    from rich.console import Console
+
+    Console().print(comparison_table(reports))
+
+
+def _heading(tuning: Tuning) -> Report:
+    question = tuning.question
+    return {
+        "name": tuning.run.path.name,
+        "model": question.model,
+        "method": question.method,
+        "task": tuning.splits.train.task,
+        "data": question.data,
+        "train_rows": len(tuning.train),
+        "held_out_rows": 0 if tuning.held_out is None else len(tuning.held_out),
+        "parameters": tuning.parameters,
+        "trained_parameters": tuning.trained_parameters,
+    }
+
+
+def _effort(tuning: Tuning, fit: FitResult) -> Report:
+    """What the training took."""
+    rows = fit.steps * tuning.task.train.rows
+    weights = [tuning.run.path / name for name in ("adapter_model.safetensors", "model.safetensors")]
+    return {
+        "steps": fit.steps,
+        "loss": fit.loss,
+        "best_loss": fit.best_loss,
+        "best_step": fit.best_step,
+        "stopped": fit.stopped,
+        "seconds": fit.seconds,
+        "rows_per_second": rows / fit.seconds if fit.seconds else None,
+        "tokens_per_second": fit.tokens_per_second,
+        "peak_memory_bytes": peak_memory(next(tuning.model.parameters()).device),
+        "saved_bytes": next(path.stat().st_size for path in weights if path.exists()),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory, in bytes, that this process has held; on a GPU, the GPU's."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit

@@ -1,0 +1,322 @@
+"""Fine-tuning a model on records: the whole of ``scratchlm finetune`` but its figures before and after."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scratchlm import __version__
+from scratchlm.adapters import FrozenLinear, add_lora, quantise_base, trainable
+from scratchlm.adapters.run import TUNING, AdapterRun
+from scratchlm.checkpoints import RunFolder
+from scratchlm.data import Examples, Plan, Records, Splits, encode_records, join_validation, read_records, split_records
+from scratchlm.data.records import Bad
+from scratchlm.errors import UserError
+from scratchlm.models import Model
+from scratchlm.tokenizers import Tokenizer
+from scratchlm.training.config import TrainConfig
+from scratchlm.training.distributed import World, choose_device, world
+from scratchlm.training.loop import FitResult, fit
+from scratchlm.training.pretrain import CHANGEABLE
+from scratchlm.training.progress import Reporter, tensorboard_writer
+from scratchlm.training.settings import split_tuning
+from scratchlm.training.starting import Start, start_from
+from scratchlm.training.tasks import FineTune
+from scratchlm.training.tuning_config import Method, TuningConfig, tuned_train_config
+
+SHOWN = 600
+"""Characters of the example that is shown before training."""
+MAX_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be tuned on what: the arguments of :func:`finetune`, as they were given."""
+
+    model: str
+    data: str
+    task: str | None = None
+    method: Method = "lora"
+    validation: str | None = None
+    """A share below 1, a number of rows, or a file; None for the setting ``validation_fraction``."""
+    columns: Mapping[str, str] | None = None
+    bad: Bad = "stop"
+    split: str = "train"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "columns": dict(self.columns or {})}
+
+
+@dataclass
+class Tuning:
+    """A fine-tuning that has been thought through: data read, model in memory, nothing trained yet."""
+
+    question: Question
+    run: RunFolder
+    model: Model
+    tokenizer: Tokenizer
+    splits: Splits
+    train: Examples
+    held_out: Examples | None
+    task: FineTune
+    config: TrainConfig
+    tuning: TuningConfig
+    quantised: str | None
+    """What the base's matrices are kept in; None for whole numbers of floating point."""
+    fingerprint: str
+    """Of all examples."""
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in trainable(self.model).values())
+
+    @property
+    def parameters(self) -> int:
+        """All there are, those in few bits included."""
+        whole = sum(parameter.numel() for parameter in self.model.parameters())
+        packed = [module for module in self.model.modules() if isinstance(module, FrozenLinear)]
+        return whole + sum(linear.in_features * linear.out_features for linear in packed)
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A finished fine-tuning: what it was, and how it went."""
+
+    tuning: Tuning
+    fit: FitResult
+
+
+Measure = Callable[[Tuning, FitResult | None], None]
+"""Called before training (with None) and after it, on the process that writes the files."""
+
+
+def finetune(
+    question: Question,
+    out: str | Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    origin: str = "settings",
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    measure: Measure | None = None,
+) -> TuneResult:
+    """Tune a model on records and leave a run folder.
+
+    Args:
+        out: the run folder; it must be empty or new, unless ``resume``.
+        settings: fields of TrainConfig and TuningConfig by name; of ModelConfig too where the model is a preset, which
+            is made anew. A resumed run keeps those that it was begun with.
+        origin: where the settings come from, for errors.
+        resume: go on from the folder's last checkpoint, or from the start where there is none.
+
+    Raises:
+        UserError: anything that the user can mend, from a bad row to a full disk.
+    """
+    values = dict(settings or {})
+    split_tuning(values, origin)
+    run = AdapterRun(out, question.model) if question.method != "full" else RunFolder(out)
+    if resume and run.exists:
+        values = as_begun(run, question, values, origin)
+    with world(str(values.get("device", "auto"))) as place:
+        report = reporter or Reporter()
+        if place.main:
+            run.start(resume=resume)
+        try:
+            place.barrier()
+            said = report if place.main else Reporter(quiet=True)
+            tuning = prepare(question, run, values, said, place)
+            return _tune(tuning, place, said, resume, measure)
+        except BaseException:
+            if place.main:
+                run.discard()
+            raise
+        finally:
+            run.close()
+
+
+def prepare(
+    question: Question, run: RunFolder, settings: Mapping[str, Any], reporter: Reporter, place: World | None = None
+) -> Tuning:
+    """Read the data, open the model and give it the form that is trained.
+
+    Raises:
+        UserError: the data, the model or the settings cannot be used, or do not fit together.
+    """
+    model_settings, train_settings, tuning_settings = split_tuning(settings, "settings")
+    tuning = TuningConfig(**tuning_settings)
+    probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | train_settings, 1)  # wrong values show early
+    splits = read_splits(question, probe)
+    for line in (splits.train.description(), *splits.notes):
+        reporter.note(line)
+    start = start_from(question.model, question.method, splits, model_settings, tuning, probe)
+    train, held_out = encode_splits(splits, start, tuning, start.config.architecture == "decoder", reporter)
+    device = choose_device(probe.device) if place is None else place.device
+    pass_tokens = tuning.pass_tokens or (512 if device.type == "cpu" else 8192)
+    rows = probe.batch_size * probe.accumulation
+    plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)
+    per_epoch = plan.steps_per_epoch
+    steps = train_settings.get("steps") or max(1, round(tuning.epochs * per_epoch))
+    config = tuned_train_config(question.method, steps, train_settings, min(per_epoch, steps))
+    held_plan = None if held_out is None else Plan(held_out, rows, pass_tokens, 0, "auto", start.config.width)
+    model = start.model()
+    quantised = None
+    if question.method == "qlora":
+        quantised = tuning.base_bits
+        quantise_base(model, tuning.base_bits)
+    if question.method != "full":
+        add_lora(model, tuning.lora(start.whole))
+    model.train()
+    return Tuning(
+        question,
+        run,
+        model,
+        start.tokenizer,
+        splits,
+        train,
+        held_out,
+        FineTune(plan, held_plan),
+        config,
+        tuning,
+        quantised,
+        _fingerprint(train, held_out),
+    )
+
+
+def read_splits(question: Question, config: TrainConfig) -> Splits:
+    """The rows to train on, and those held out.
+
+    Raises:
+        UserError: they cannot be read, or too few are left.
+    """
+    rows = _read(question, question.data)
+    text = str(config.validation_fraction) if question.validation is None else question.validation
+    try:
+        share = float(text)
+    except ValueError:
+        return join_validation(rows, _read(question, text, rows))
+    return split_records(rows, share, seed=config.seed) if share else Splits(rows, None)
+
+
+def encode_splits(
+    splits: Splits, start: Start, tuning: TuningConfig, causal: bool, reporter: Reporter
+) -> tuple[Examples, Examples | None]:
+    """Both parts as token ids; says what the model will see, and shows one example.
+
+    Raises:
+        UserError: a row cannot be encoded, or nothing is left to learn.
+    """
+    context = start.config.context
+    most = tuning.max_length or min(context, MAX_LENGTH)
+    if most > context:
+        raise UserError(f"max_length is {most}, the model's context {context}; lower max_length")
+    train, *others = (
+        encode_records(part, start.tokenizer, max_length=most, loss_on=tuning.loss_on, causal=causal)
+        for part in (splits.train, splits.validation)
+        if part is not None
+    )
+    reporter.note(train.description())
+    reporter.note(train.histogram())
+    shown = train.show(start.tokenizer)
+    reporter.note(f"the first example: {shown[:SHOWN]}{' ...' if len(shown) > SHOWN else ''}")
+    return train, others[0] if others else None
+
+
+def as_begun(run: RunFolder, question: Question, settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The settings that a run was begun with. What is given anew must be as it was, or be ``CHANGEABLE``.
+
+    Raises:
+        UserError: it is not; the line names it.
+    """
+    known, old = run.description().get(TUNING), run.settings()
+    same = "go on with the run's own settings, or tune into a new folder"
+    if not isinstance(known, dict):
+        raise UserError(f"{run.path} is a run of scratchlm train, not of finetune; choose another folder for --out")
+    for name, value in question.to_dict().items():
+        if value not in (known.get(name), None, {}):
+            raise UserError(f"{run.path} was begun with {name} {known.get(name)!r}, not {value!r}; {same}")
+    for name, value in {k: v for part in split_tuning(settings, origin) for k, v in part.items()}.items():
+        if name not in CHANGEABLE and value != old.get(name):
+            raise UserError(f"{run.path} was begun with {name}={old.get(name)}, not {value}; {same}")
+    return old | {name: value for name, value in settings.items() if name in CHANGEABLE}
+
+
+def _read(question: Question, source: str, train: Records | None = None) -> Records:
+    task: Any = question.task
+    columns = question.columns if train is None else train.columns
+    return read_records(source, task=task, columns=columns, bad=question.bad, split=question.split)
+
+
+def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measure: Measure | None) -> TuneResult:
+    run, config = tuning.run, tuning.config
+    if resume and run.exists:
+        if run.description()["data"].get("fingerprint") != tuning.fingerprint:
+            raise UserError(f"the rows of {tuning.question.data} have changed since {run.path} was begun; tune anew")
+    elif place.main:
+        tuning.tokenizer.save(run.path)
+        run.write_settings(config.to_dict() | tuning.tuning.to_dict())
+        run.write_description(_description(tuning))
+    place.barrier()
+    if config.tensorboard and place.main:
+        reporter.tensorboard = tensorboard_writer(str(run.path / "tensorboard"))
+    trained, all_of_them = tuning.trained_parameters, tuning.parameters
+    reporter.note(
+        f"{tuning.question.model}, {tuning.question.method}: {trained:,} of {all_of_them:,} parameters are trained "
+        f"({trained / all_of_them:.2%}), {config.steps:,} steps of {tuning.task.train.rows} rows"
+    )
+    if measure is not None and place.main:
+        measure(tuning, None)
+    place.barrier()
+    result = fit(tuning.model, tuning.task, config, run, place=place, resume=resume, reporter=reporter)
+    tuning.model.eval()
+    if result.stopped == "interrupted":
+        reporter.note(f"stopped after step {result.steps:,} of {config.steps:,}, and saved; go on with:")
+        reporter.note(f"  {resume_command(tuning)}")
+    elif measure is not None and place.main:
+        measure(tuning, result)
+    place.barrier()
+    return TuneResult(tuning, result)
+
+
+def resume_command(tuning: Tuning) -> str:
+    """What to type to go on with this run."""
+    import shlex
+
+    question = tuning.question
+    words = ["scratchlm", "finetune", question.model, "--data", question.data, "--method", question.method]
+    return " ".join(shlex.quote(word) for word in (*words, "--out", str(tuning.run.path), "--resume"))
+
+
+def _description(tuning: Tuning) -> dict[str, Any]:
+    question = tuning.question
+    held = 0 if tuning.held_out is None else len(tuning.held_out)
+    return {
+        "version": __version__,
+        "preset": question.model,
+        "model": tuning.model.config.to_dict(),
+        "tokenizer": tuning.tokenizer.kind,
+        "data": {
+            "name": question.data,
+            "fingerprint": tuning.fingerprint,
+            "train_rows": len(tuning.train),
+            "validation_rows": held,
+            "train_tokens": len(tuning.train.ids),
+        },
+        TUNING: {
+            **question.to_dict(),
+            "base": question.model,
+            "records": tuning.splits.train.task,
+            "quantised": tuning.quantised,
+        },
+    }
+
+
+def _fingerprint(*parts: Examples | None) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        for array in () if part is None else (part.ids, part.targets, part.offsets):
+            digest.update(array.tobytes())
+        digest.update(b"|")
+    return digest.hexdigest()

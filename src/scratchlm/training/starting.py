@@ -1,0 +1,111 @@
+"""What a fine-tuning starts from: a model of any kind with the head that its task needs, or a preset made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from scratchlm.data import Records, Splits
+from scratchlm.errors import UserError
+from scratchlm.models import PRESETS, Model, ModelConfig, build_model, model_preset, with_head
+from scratchlm.opening import open_model
+from scratchlm.tokenizers import Tokenizer, train_tokenizer
+from scratchlm.training.config import TrainConfig
+from scratchlm.training.tuning_config import Method, TuningConfig
+
+HEADS: dict[str, Literal["classify", "tag"]] = {"classify": "classify", "tag": "tag"}
+"""Tasks whose answers are not words of the vocabulary."""
+NEW_CONTEXT = 128
+"""Tokens that a preset made anew sees, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that is about to be tuned."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    model: Callable[[], Model]
+    """Reads, or makes, it."""
+    whole: tuple[str, ...] = ()
+    """Modules that start from nothing, so that an adapter of the model has to bring them."""
+
+
+def start_from(
+    name: str,
+    method: Method,
+    splits: Splits,
+    model_settings: Mapping[str, Any],
+    tuning: TuningConfig,
+    config: TrainConfig,
+) -> Start:
+    """The model of a name, with the head that the records need. New parameters are drawn by the config's seed.
+
+    Raises:
+        UserError: there is no such model, it cannot do the task, or the settings do not fit.
+    """
+    records = splits.train
+    if name in PRESETS and not Path(name).exists():
+        if method != "full":
+            raise UserError(
+                f"{name} is a preset, which has learned nothing yet, so all of it is trained: --method full"
+            )
+        return _anew(name, records, model_settings, tuning, config)
+    if model_settings:
+        raise UserError(f"{min(model_settings)} is fixed by {name}; leave it out, or tune a preset made anew")
+    opened = open_model(name, weights=False)
+    if opened.config.architecture == "seq2seq":
+        raise UserError(
+            f"{name} is an encoder-decoder, which is trained on pairs: scratchlm train transformer --data FILE"
+        )
+    head = HEADS.get(records.task)
+    if head is None or (opened.config.head == head and opened.config.labels == records.labels):
+        if opened.config.head in HEADS.values() and head is None:
+            raise UserError(f"{name} gives classes, not words; tune its base on the task {records.task}")
+        return Start(opened.config, opened.tokenizer, lambda: opened.model)
+
+    def read() -> Model:
+        return with_head(opened.model, head, records.labels, config.seed)
+
+    whole = ("head", "pooler") if opened.config.architecture == "encoder" and not opened.config.pooler else ("head",)
+    return Start(opened.config, opened.tokenizer, read, whole if head == "classify" else ("head",))
+
+
+def _anew(
+    name: str, records: Records, model_settings: Mapping[str, Any], tuning: TuningConfig, config: TrainConfig
+) -> Start:
+    """A preset, and a vocabulary made from the training rows."""
+    settings = {"context": tuning.max_length or NEW_CONTEXT} | dict(model_settings)
+    probe = model_preset(name, 2, **settings)
+    if probe.architecture == "seq2seq":
+        raise UserError(f"{name} is trained on pairs: scratchlm train {name} --data FILE")
+    encoder = probe.architecture == "encoder"
+    if records.task == "chat":
+        raise UserError(f"{name} has no chat template; tune a chat model such as smollm2-135m-instruct")
+    specials = ("[PAD]", "[UNK]", "[MASK]", "[BOS]") if encoder else ("<|endoftext|>",)
+    tokenizer = train_tokenizer(
+        config.tokenizer if config.tokenizer != "char" else ("wordpiece" if encoder else "bpe"),
+        _texts(records),
+        vocab_size=config.tokenizer_vocab_size,
+        special_tokens=specials,
+        unknown="token" if encoder else config.unknown,
+    )
+    head = HEADS.get(records.task)
+    if head is not None:
+        settings |= {"head": head, "labels": records.labels, "pooler": encoder and head == "classify"}
+    shape = model_preset(name, tokenizer.vocab_size, **settings)
+
+    def make() -> Model:
+        torch.manual_seed(config.seed)
+        return build_model(shape)
+
+    return Start(shape, tokenizer, make)
+
+
+def _texts(records: Records) -> Iterator[str]:
+    for row in records.rows:
+        yield " ".join(part for part in (row.prompt, row.text, " ".join(row.tokens)) if part) + "\n"
