@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,9 @@ from safetensors.torch import load_file
 
 from scratchlm.training.distributed import World
 
-SCRIPT = Path(__file__).with_name("one_process.py")
+from . import launching
+from .launching import Ended
+
 SETTINGS: dict[str, Any] = {
     **{"width": 16, "layers": 1, "heads": 2, "dropout": 0.0, "steps": 6, "batch_size": 5, "accumulation": 2},
     **{"epsilon": 1e-4, "validation_fraction": 0.3, "unknown": "token", "eval_every": 3, "log_every": 1},
@@ -23,24 +24,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def launch(size: int, **asked: Any) -> list[tuple[int, str, str]]:
-    """Start ``size`` processes; each one's status, output and errors. They must all end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(size):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(SCRIPT), json.dumps({"settings": SETTINGS, **asked})]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
-    try:
-        ended = [process.communicate(timeout=240) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(started, ended, strict=True)]
+def launch(size: int, **asked: Any) -> Ended:
+    return launching.launch("one_process.py", size, {"settings": SETTINGS, **asked})
 
 
 def records(out: Path) -> list[dict[str, Any]]:

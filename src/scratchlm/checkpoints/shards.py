@@ -6,6 +6,7 @@ number of processes can read what any other number has written. Importing this t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def read_shards(
                 raise UserError(f"{folder} holds only a part of the tensor {name!r}; {cure}")
         tensors = {name: empty(name, entry.size, entry.properties.dtype) for name, entry in found.items()}
         if tensors:
-            load(tensors, storage_reader=reader, no_dist=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it takes one process to be alone is as it should be
+                load(tensors, storage_reader=reader, no_dist=True)
         return tensors
     except (CheckpointException, SafetensorError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(_cause(error)).split())[:100]

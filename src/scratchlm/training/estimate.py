@@ -22,6 +22,7 @@ from scratchlm.data import resolve_source
 from scratchlm.data.chunks import read_text
 from scratchlm.errors import UserError
 from scratchlm.models import build_model
+from scratchlm.models.block import recompute_blocks
 from scratchlm.training.config import TrainConfig
 from scratchlm.training.distributed import World, choose_device
 from scratchlm.training.loop import Trainer
@@ -195,6 +196,7 @@ def _activation_bytes(plan: Plan, device: torch.device) -> float:
     """What one row leaves behind for the backward pass, measured on two passes of different size."""
     found = []
     model = new_model(plan).to(device).train()
+    recompute_blocks(model, plan.train.recompute)
     few = _few_rows(plan)
     for rows in (few, 2 * few):
         kept: dict[int, int] = {}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -51,9 +52,13 @@ class Whole:
         objective = _Objective(self.model, task)
         if compiled:
             objective.compile()
-        # Buffers are tables and frozen weights: they are the same in every process, and stay.
-        several = place.size > 1
-        self.objective: Any = DistributedDataParallel(objective, broadcast_buffers=False) if several else objective
+        self.objective: Any = objective
+        if place.size > 1:
+            # Buffers are tables and frozen weights: they are the same in every process, and stay.
+            options = signature(DistributedDataParallel).parameters
+            name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+            still: dict[str, Any] = {name: False}
+            self.objective = DistributedDataParallel(objective, **still)
 
     def passes(self, batches: list[Batch]) -> list[Batch]:
         """What this process computes for its share of a step."""

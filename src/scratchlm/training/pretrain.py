@@ -94,7 +94,7 @@ def train(
     else:
         name = chosen.data(data)
     with world(chosen.train.device) as place:
-        report = reporter or Reporter()
+        report = reporter or Reporter(quiet=not place.main)
         if place.main:
             run.start(resume=resume)
         try:
