@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scratchlm import kernels
 from scratchlm.checkpoints.pooling import PoolingSettings
 from scratchlm.errors import UserError
-from scratchlm.models import Decoder, Encoder, ModelConfig, build_model
+from scratchlm.models import Decoder, Encoder, ModelConfig, build_model, with_head
 from scratchlm.opening import open_model
 from scratchlm.retrieval import Embedder, embeddings
 from scratchlm.tokenizers import train_tokenizer
@@ -99,7 +99,7 @@ def by_pytorch(folder: Path, **options: Any) -> Embedder:
     opened = open_model(folder)
     opened.model.blocks[0].register_forward_hook(lambda *_: None)  # type: ignore[union-attr]
     embedder = Embedder.open(opened, **options)
-    assert embedder._native is None
+    assert embedder._reader.native is None
     return embedder
 
 
@@ -161,7 +161,7 @@ def test_a_vector_does_not_depend_on_order_or_company(folder: Path, monkeypatch:
     alone = np.concatenate([embedder.embed([text]).vectors for text in texts[:10]])
     assert np.array_equal(alone, together[:10])
     monkeypatch.setattr(embeddings, "LOOK_AHEAD", 7)
-    monkeypatch.setattr(embedder, "_batch_tokens", 50)
+    monkeypatch.setattr(embedder._reader, "batch_tokens", 50)
     assert np.array_equal(embedder.embed(texts).vectors, together)
 
 
@@ -305,6 +305,10 @@ def test_mistakes_are_told_in_a_line(folder: Path, tmp_path: Path) -> None:
         Embedder.open(folder, "int2")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="none of them a text's"):
         Embedder.open(pooled(folder, tmp_path / "two", "mean_tokens", normalise=False, length=2))
+    opened = open_model(folder)
+    tagger = with_head(opened.model, "tag", ("O", "B-x"))
+    with pytest.raises(UserError, match="news gives labels, no vectors; use: scratchlm predict news"):
+        Embedder(tagger, opened.tokenizer, name="news")
     seq2seq, tokenizer = made_here("char", "seq2seq")
     with pytest.raises(UserError, match="encoder-decoder"):
         Embedder(seq2seq, tokenizer)

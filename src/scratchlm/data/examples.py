@@ -138,7 +138,7 @@ def encode_records(
         raise UserError(f"the task {task} has no {loss_on} to learn from; leave loss_on out")
     if not causal and task in _DEFAULTS:
         raise UserError(f"the task {task} needs a decoder, and this is an encoder; use classify or tag")
-    encoder = _Encoder(records, tokenizer, max_length, loss_on == "all" or task == "lm", causal, template)
+    encoder = RecordEncoder(records, tokenizer, max_length, loss_on == "all" or task == "lm", causal, template)
     if max_length < encoder.least:
         raise UserError(f"max_length is {max_length}; give at least {encoder.least} tokens")
     skipped = Skipped(records.skipped.bad)
@@ -190,12 +190,13 @@ def encode_words(tokenizer: Tokenizer, sentences: Iterable[Sequence[str]]) -> It
     return ([known[word] for word in words] for words in forms)
 
 
-_Part = tuple[Sequence[int], Sequence[int]]
+Part = tuple[Sequence[int], Sequence[int]]
 """Ids and targets."""
 
 
-class _Encoder:
-    """Makes parts of records: for each a list of them (of all but whole files, one), or what is wrong."""
+class RecordEncoder:
+    """Makes parts of records: for each a list of them (of all but whole files, one), or what is wrong. See
+    :func:`encode_records`; with ``everything`` the loss is on all tokens."""
 
     def __init__(
         self,
@@ -204,7 +205,7 @@ class _Encoder:
         max_length: int,
         everything: bool,
         causal: bool,
-        template: str | None,
+        template: str | None = None,
     ) -> None:
         self._records, self._tokenizer, self._most = records, tokenizer, max_length
         self._everything, self._causal, self._template = everything, causal, template
@@ -214,12 +215,14 @@ class _Encoder:
         self._before, self._after = list(tokenizer.prefix_ids), list(tokenizer.suffix_ids)
         if not causal and not self._before and tokenizer.bos_id is not None:
             self._before = [tokenizer.bos_id]
+        self.around = len(self._before) + len(self._after)
+        """How many tokens stand around the text of a class or of tags."""
         self._end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.least = 1 + len(self._before) + max(1, len(self._after))
         if records.task in _DEFAULTS and not self._end:
             self.notes.append("the vocabulary has no EOS, so the model does not learn to stop")
 
-    def rows(self) -> Iterator[list[_Part] | BadRow]:
+    def rows(self) -> Iterator[list[Part] | BadRow]:
         way = {
             "lm": self._plain,
             "prompt": self._prompted,
@@ -235,14 +238,14 @@ class _Encoder:
         self.truncated += len(ids) > room
         return ids[:room]
 
-    def _next(self, ids: list[int], learned: Sequence[bool]) -> list[_Part] | BadRow:
+    def _next(self, ids: list[int], learned: Sequence[bool]) -> list[Part] | BadRow:
         """A part whose targets are the ids that follow, where they are learned."""
         targets = [i if yes else IGNORE for i, yes in zip(ids[1:], learned[1:], strict=True)]
         if all(target == IGNORE for target in targets):
             return BadRow(f"nothing is left to learn in its first {self._most:,} tokens; raise max_length")
         return [(ids, [*targets, IGNORE])]
 
-    def _plain(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+    def _plain(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
         for text in encode_texts(self._tokenizer, [row.text for row in rows]):
             ids = [*self._before, *text, *self._end]
             if not self._records.whole_files:
@@ -254,7 +257,7 @@ class _Encoder:
             parts = [self._next(part := ids[s : s + self._most], [True] * len(part)) for s in starts]
             yield [one for part in parts if not isinstance(part, BadRow) for one in part] or parts[0]
 
-    def _prompted(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+    def _prompted(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
         prompts = encode_texts(self._tokenizer, [row.prompt for row in rows])
         if self._tokenizer.kind == "spm":  # which writes a text's start in a way of its own
             answers = encode_texts(self._tokenizer, [row.prompt + row.text for row in rows])
@@ -272,7 +275,7 @@ class _Encoder:
             first = len(self._before) + kept
             yield self._next(ids, [self._everything or n >= first for n in range(len(ids))])
 
-    def _chatted(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
+    def _chatted(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
         for row in rows:
             try:
                 chat = render_chat(self._tokenizer, row.messages, tools=row.tools or None, template=self._template)
@@ -287,8 +290,8 @@ class _Encoder:
             ids = self._cut(ids, self._most)
             yield self._next(ids, [self._everything or yes for yes in mask[: len(ids)]])
 
-    def _classified(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
-        room = self._most - len(self._before) - len(self._after)
+    def _classified(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
+        room = self._most - self.around
         for row, text in zip(rows, encode_texts(self._tokenizer, [row.text for row in rows]), strict=True):
             ids = [*self._before, *self._cut(text, room), *self._after]
             targets = [IGNORE] * len(ids)
@@ -298,8 +301,8 @@ class _Encoder:
             targets[-1 if self._causal else 0] = self._numbers[row.labels[0]]
             yield [(ids, targets)]
 
-    def _tagged(self, rows: Sequence[Record]) -> Iterator[list[_Part] | BadRow]:
-        room = self._most - len(self._before) - len(self._after)
+    def _tagged(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
+        room = self._most - self.around
         for row, words in zip(rows, encode_words(self._tokenizer, (row.tokens for row in rows)), strict=True):
             ids = [i for word in words for i in word]
             # A word of nothing but characters that the tokenizer drops has no token, so no tag either.

@@ -10,16 +10,14 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
 from scratchlm.checkpoints.catalogue import Located
 from scratchlm.checkpoints.pooling import PoolingSettings, read_pooling
 from scratchlm.errors import UserError
-from scratchlm.generation.native import NativeModel
-from scratchlm.generation.weights import ModuleWeights, supported
+from scratchlm.generation.states import StatePrecision, StateReader
 from scratchlm.models import Model, Seq2Seq
-from scratchlm.models.quantised import quantise
+from scratchlm.models.config import LABELLED
 from scratchlm.opening import Opened, open_model
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.distributed import choose_device
@@ -32,8 +30,6 @@ LOOK_AHEAD = 4096
 """Texts that are read ahead to find others of their length, and the number of vectors that come at once."""
 MOST_TOKENS, MOST_CHARACTERS = 1 << 20, 16 << 20
 """Of the texts that are held at a time; with these no more are read ahead."""
-BATCH_TOKENS = {"fp32": 2048, "int8": 1024, "device": 32_768}
-"""Tokens computed together. In 8 bits fewer, so that what all weights are multiplied with stays in the cache."""
 _TOKEN_CHARACTERS, _MARGIN = 8, 128
 
 
@@ -91,11 +87,12 @@ class Embedder:
     ) -> None:
         if isinstance(model, Seq2Seq):
             raise UserError(f"{name} is an encoder-decoder, which gives no vectors; use an encoder or a decoder")
+        if model.config.head in LABELLED:
+            raise UserError(f"{name} gives labels, no vectors; use: scratchlm predict {name} --text TEXT")
         if precision not in get_args(EmbedPrecision):
             raise UserError(f"there is no precision {precision!r} for vectors; choose auto, fp32 or int8")
         self.tokenizer, self.pooling, self.name = tokenizer, pooling or PoolingSettings(), name
-        self.precision: Literal["fp32", "int8"] = "int8" if precision == "int8" else "fp32"
-        self.device = model.embed.tokens.weight.device
+        self.precision: StatePrecision = "int8" if precision == "int8" else "fp32"
         _check_weights(model, name)
         longest = self.pooling.max_length or tokenizer.max_length or model.config.context
         self.max_length = min(longest, model.config.context)
@@ -105,15 +102,8 @@ class Embedder:
             raise UserError(f"{name} reads {self.max_length} tokens, none of them a text's; raise its max_seq_length")
         self.dimensions: int = model.config.width
         """The vectors' length, C."""
-        self._native: NativeModel | None = None
-        self._model = model.eval()
-        if supported(model):
-            self._native = NativeModel(ModuleWeights(model), self.precision)
-        elif self.precision == "int8":
-            if self.device.type != "cpu":
-                raise UserError("int8 is for the CPU; on a GPU leave the precision out")
-            self._model = quantise(model, "int8")
-        self._batch_tokens = BATCH_TOKENS[self.precision if self.device.type == "cpu" else "device"]
+        self._reader = StateReader(model, self.precision)
+        self.device = self._reader.device
 
     @classmethod
     def open(
@@ -160,8 +150,7 @@ class Embedder:
         done = 0
         for block in self._blocks(texts):
             vectors = np.empty((len(block), self.dimensions), np.float32)
-            order = sorted(range(len(block)), key=lambda i: len(block[i].ids))
-            for rows in self._batches(block, order):
+            for rows in self._reader.batches([len(one.ids) for one in block]):
                 vectors[rows] = self._vectors([block[i] for i in rows])
                 done += len(rows)
                 if progress is not None:
@@ -180,17 +169,6 @@ class Embedder:
                 block, tokens, characters = [], 0, 0
         if block:
             yield block
-
-    def _batches(self, block: Sequence[_Read], order: Sequence[int]) -> Iterator[list[int]]:
-        """Rows of the block to be computed together, the shortest first."""
-        rows: list[int] = []
-        for i in order:
-            if rows and (len(rows) + 1) * len(block[i].ids) > self._batch_tokens:
-                yield rows
-                rows = []
-            rows.append(i)
-        if rows:
-            yield rows
 
     def _read(self, number: int, text: str) -> _Read:
         if self.pooling.lower_case:
@@ -216,11 +194,7 @@ class Embedder:
     @torch.inference_mode()
     def _vectors(self, batch: Sequence[_Read]) -> NDArray[np.float32]:
         """(rows, C)."""
-        if self._native is not None:
-            lengths = [len(one.ids) for one in batch]
-            states = torch.split(self._native.states([one.ids for one in batch]), lengths)
-        else:
-            states = self._states([one.ids for one in batch])
+        states = self._reader.read([one.ids for one in batch])
         first = self.pooling.mode == "cls"
         pooled = torch.stack([one[0] if first else one.mean(0) for one in states])
         if self.pooling.normalise:
@@ -231,18 +205,6 @@ class Embedder:
             raise UserError(f"{self.name}: the vector of text {number:,} has no finite numbers; use another model")
         found: NDArray[np.float32] = pooled.cpu().numpy()
         return found
-
-    def _states(self, sequences: Sequence[list[int]]) -> tuple[Tensor, ...]:
-        """Each sequence's states, (tokens, C), by PyTorch, padded to the longest."""
-        lengths = [len(ids) for ids in sequences]
-        longest = max(lengths)
-        rows = torch.tensor([ids + [0] * (longest - len(ids)) for ids in sequences], device=self.device)
-        documents = None
-        if min(lengths) < longest:
-            place = torch.arange(longest, device=self.device)
-            documents = -(place >= torch.tensor(lengths, device=self.device)[:, None]).int()
-        states = self._model.hidden(rows, documents=documents).float()
-        return tuple(one[:length] for one, length in zip(states, lengths, strict=True))
 
 
 def _check_weights(model: Model, name: str) -> None:
