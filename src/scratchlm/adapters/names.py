@@ -40,7 +40,8 @@ class Names:
     def __init__(self, model: nn.Module) -> None:
         self.config: Any = getattr(model, "config", None)
         self.family = _family(self.config)
-        self._table: Table | None = None if self.family is None else family_table(self.family, self.config.head)
+        head = getattr(self.config, "head", "")
+        self._table: Table | None = None if self.family is None else family_table(self.family, head)
         self.prefix = "" if self.family is None else family_table(self.family, "linear").prefix
         """What their names begin with in a model that has a head."""
 
