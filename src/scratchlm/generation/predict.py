@@ -24,6 +24,7 @@ from scratchlm.tokenizers import Tokenizer
 
 LOOK_AHEAD, MOST_CHARACTERS = 1024, 1 << 20
 """Texts, and characters of them, that are read ahead to find others of their length."""
+Ids = Sequence[int] | NDArray[Any]
 _OVERLAP = 4
 """Two windows on a long text share one in so many tokens."""
 
@@ -94,7 +95,7 @@ def predict_texts(
 
 
 def label_probabilities(
-    model: Decoder | Encoder, reader: StateReader, parts: Sequence[Part]
+    model: Decoder | Encoder, reader: StateReader, parts: Sequence[tuple[Ids, Ids]]
 ) -> list[NDArray[np.float32]]:
     """For each part, ids and targets as :mod:`scratchlm.data.examples` makes them, the probabilities of the labels
     (n, labels) at its n tokens that have a target, whatever it is."""
@@ -147,16 +148,11 @@ class Predictor:
         self.task = model.config.head
         self.spans = self.task == "tag" and has_entities(self.labels)
         """Whether the tags tell entities."""
-        self.max_length = min(max_length or model.config.context, tokenizer.max_length or model.config.context)
-        if self.max_length > model.config.context:
-            raise UserError(
-                f"max_length is {max_length}; {name} reads {model.config.context:,} tokens, give at most that"
-            )
+        most = model.config.context
+        self.max_length = min(most, tokenizer.max_length or most) if max_length is None else max_length
         least = self._encoder([]).least
-        if self.max_length < least:
-            raise UserError(
-                f"{name} would read {self.max_length} tokens of a text; give a max_length of at least {least}"
-            )
+        if not least <= self.max_length <= most:
+            raise UserError(f"max_length is {self.max_length:,}; {name} can read from {least} to {most:,} tokens")
         self._words: WordStyle = words
         self._reader = StateReader(model)
 
@@ -227,30 +223,33 @@ class Predictor:
         places = [word_places(text, self._words) for text in texts]
         forms = [[text[a:b] for a, b in its] for text, its in zip(texts, places, strict=True)]
         lengths = [[len(ids) for ids in words] for words in encode_words(self.tokenizer, forms)]
+        distinct = list(dict.fromkeys(word for words in forms for word in words))
+        singly = encode_words(self.tokenizer, [[word] for word in distinct])
+        alone = {word: len(ids) for word, (ids,) in zip(distinct, singly, strict=True)}
         rows: list[Record] = []
         windows: list[list[tuple[int, int]]] = []
         for number, its in enumerate(lengths):
-            kept = [n for n, length in enumerate(its) if length]  # a word without a token has no tag
+            # A word without a token has no tag.
+            kept = [n for n, length in enumerate(its) if length and alone[forms[number][n]]]
             places[number] = [places[number][n] for n in kept]
             words = [forms[number][n] for n in kept]
-            windows.append(self._windows(words, [its[n] for n in kept]))
+            windows.append(self._windows([its[n] for n in kept], [alone[word] for word in words]))
             rows += [Record(tokens=tuple(words[a:b]), labels=(self.labels[0],) * (b - a)) for a, b in windows[-1]]
         parts = [part for row in self._encoder(rows).rows() if not isinstance(row, BadRow) for part in row]
         shares = iter(label_probabilities(self.model, self._reader, parts))
         return [self._joined(text, its, mine, shares) for text, its, mine in zip(texts, places, windows, strict=True)]
 
-    def _windows(self, words: Sequence[str], lengths: Sequence[int]) -> list[tuple[int, int]]:
-        """The windows on a text, as its words' numbers, such that the tokens of each fit. ``lengths`` are words' tokens
-        after a space; the first of a window has none before it."""
+    def _windows(self, lengths: Sequence[int], alone: Sequence[int]) -> list[tuple[int, int]]:
+        """The windows on a text, as its words' numbers, such that the tokens of each fit. ``lengths`` are the words'
+        tokens where they stand, ``alone`` those without a space before, as the first of a window has none."""
         found: list[tuple[int, int]] = []
         start = 0
         room = self.max_length - self._encoder([]).around
-        while start < len(words):
-            ((first,),) = encode_words(self.tokenizer, [[words[start]]])
-            sums = list(accumulate(lengths[start + 1 : start + room], initial=len(first)))
+        while start < len(lengths):
+            sums = accumulate(lengths[start + 1 : start + room], initial=alone[start])
             end = start + max(1, sum(total <= room for total in sums))
             found.append((start, end))
-            if end == len(words):
+            if end == len(lengths):
                 break
             start, shared = end, lengths[end - 1]
             while shared <= room // _OVERLAP and start - 1 > found[-1][0]:
