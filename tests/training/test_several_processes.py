@@ -168,7 +168,7 @@ def test_a_damaged_share_is_named_in_one_line(damage: str, done: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_by_torchrun_and_the_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
-    settings = ["sharding=full", "width=16", "layers=1", "heads=2", "dropout=0.0", "steps=300", "save_every=5"]
+    settings = ["sharding=full", "width=16", "layers=1", "heads=2", "dropout=0.0", "steps=100", "save_every=5"]
     settings += ["unknown=token", "device=cpu", "validation_fraction=0.2", "eval_every=50"]
     arguments = [text for setting in settings for text in ("--set", setting)]
 
@@ -192,8 +192,8 @@ def test_a_killed_process_is_started_again_by_torchrun_and_the_run_ends_as_if_no
     finally:
         started.kill()
     assert started.returncode == 0, errors
-    assert json.loads(output)["fit"]["steps"] == 300
+    assert json.loads(output)["fit"]["steps"] == 100
     whole = subprocess.run(command("whole", 2), env=environment, capture_output=True, check=True)
-    assert json.loads(whole.stdout)["fit"]["steps"] == 300
+    assert json.loads(whole.stdout)["fit"]["steps"] == 100
     wanted, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())

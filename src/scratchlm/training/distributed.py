@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from scratchlm.errors import UserError
 
@@ -73,7 +75,11 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Join the other processes that `torchrun` has started, or be alone without it."""
+    """Join the other processes that `torchrun` has started, or started again, or be alone without it.
+
+    Raises:
+        UserError: another process has ended meanwhile.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -83,8 +89,16 @@ def world(device: str = "auto") -> Iterator[World]:
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    store, _, _ = next(rendezvous("env://", rank, size))
+    # Where torchrun has started the processes again, their store still has the addresses of those before them.
+    store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(place, rank, size)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError("another process of the training has ended; see its message, and resume") from error
     finally:
         dist.destroy_process_group()

@@ -94,7 +94,8 @@ def train(
     else:
         name = chosen.data(data)
     with world(chosen.train.device) as place:
-        report = reporter or Reporter(quiet=not place.main)
+        report = reporter or Reporter()
+        report.quiet = report.quiet or not place.main
         if place.main:
             run.start(resume=resume)
         try:
