@@ -294,3 +294,15 @@ def test_heads_turn_as_the_plain_formula_says(each_row: bool) -> None:
     (ours,) = torch.autograd.grad((found * weight).sum(), qkv)
     (theirs,) = torch.autograd.grad((expected * weight).sum(), qkv)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_swiglu_and_its_gradient_are_those_of_its_formula() -> None:
+    torch.manual_seed(0)
+    x = (4 * torch.randn(3, 5, 14)).requires_grad_()
+    again = x.detach().clone().requires_grad_()
+    grad = torch.randn(3, 5, 7)
+    kernels.swiglu(x).backward(grad)
+    gate, up = again.chunk(2, dim=-1)
+    (torch.nn.functional.silu(gate) * up).backward(grad)
+    torch.testing.assert_close(kernels.swiglu(x), torch.nn.functional.silu(gate) * up)
+    torch.testing.assert_close(x.grad, again.grad)

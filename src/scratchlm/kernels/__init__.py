@@ -9,7 +9,7 @@ from __future__ import annotations
 from scratchlm.kernels.attention import attention, rotate_heads
 from scratchlm.kernels.build import available, disabled, library, status
 from scratchlm.kernels.linear import gelu_mlp, linear_dropout_add, norm_linear, norm_linear_residual
-from scratchlm.kernels.pointwise import dropout_add, gelu, layer_norm, rms_norm
+from scratchlm.kernels.pointwise import dropout_add, gelu, layer_norm, rms_norm, swiglu
 
 __all__ = [
     "attention",
@@ -24,6 +24,7 @@ __all__ = [
     "norm_linear",
     "norm_linear_residual",
     "rms_norm",
+    "swiglu",
     "rotate_heads",
     "status",
 ]

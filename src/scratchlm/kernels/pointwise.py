@@ -84,6 +84,40 @@ def _gelu(x: Tensor) -> Tensor:
     return out
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer 2020, eq. 6). x (..., 2F), the gate first -> (..., F).
+
+    For the backward pass x alone is kept; the gate's activation, half as large, is computed again.
+    """
+    if not suits(x) or not needs_grad(x):
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return node(_SwiGLU, x)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        dx = torch.empty_like(x)
+        dgate, dup = dx.chunk(2, dim=-1)
+        share = torch.sigmoid(gate)
+        active = gate * share
+        torch.mul(grad, active, out=dup)
+        # d silu(g) / dg = s + g s (1 - s) = s (1 - silu(g)) + silu(g)
+        torch.mul(grad, up, out=dgate)
+        dgate.mul_(share.addcmul_(share, active, value=-1).add_(active))
+        return dx
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
     """LayerNorm over the last axis (Ba et al. 2016). x (..., C); weight, bias (C,)."""
     if not suits(x, weight, bias) or not vectors(x.shape[-1], weight, bias):

@@ -154,7 +154,7 @@ def prepare(
     start = start_from(question.model, question.method, splits, model_settings, tuning, probe)
     train, held_out = encode_splits(splits, start, tuning, start.config.architecture == "decoder", reporter)
     device = choose_device(probe.device) if place is None else place.device
-    pass_tokens = tuning.pass_tokens or (512 if device.type == "cpu" else 8192)
+    pass_tokens = tuning.pass_tokens or (256 if device.type == "cpu" else 8192)
     rows = probe.batch_size * probe.accumulation
     plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)
     per_epoch = plan.steps_per_epoch

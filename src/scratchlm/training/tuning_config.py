@@ -45,7 +45,7 @@ class TuningConfig:
     max_length: int = 0
     """Tokens of a row, the rest is cut; 0 for the model's context, at most 1,024."""
     pass_tokens: int = 0
-    """Tokens that go through the model at a time; a step takes as many passes as its rows need. 0 for 512 on the CPU,
+    """Tokens that go through the model at a time; a step takes as many passes as its rows need. 0 for 256 on the CPU,
     where more gain nothing, and 8,192 on a GPU."""
     layout: Layout = "auto"
     """Rows one after the other (``pack``), rows of like length side by side (``length``), or what costs less."""
