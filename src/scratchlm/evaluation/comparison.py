@@ -88,10 +88,8 @@ def comparison_rows(reports: Sequence[Report]) -> list[dict[str, Any]]:
     """A flat row for each line of the table, ready for JSON: ``row`` (its heading), ``name``, ``method``, ``when``
     ("before" or "after"), the figures and, after the training, what it took. What several runs began from alike is one
     row, whose ``name`` and ``method`` are None."""
-    # Runs of one method are told apart by their names.
-    methods = [report["method"] for report in reports]
-    names = [str(report["name"] if methods.count(report["method"]) > 1 else report["method"]) for report in reports]
-    starts = [_known(report.get("before", {}), FIGURES) for report in reports]
+    names = _row_names(reports)
+    starts = [_known(_figures(report, "before"), FIGURES) for report in reports]
     rows: list[dict[str, Any]] = []
     distinct = [start for number, start in enumerate(starts) if start and start not in starts[:number]]
     for start in distinct:
@@ -104,7 +102,7 @@ def comparison_rows(reports: Sequence[Report]) -> list[dict[str, Any]]:
             | start
         )
     for name, report in zip(names, reports, strict=True):
-        after = report.get("after", {})
+        after = _figures(report, "after")
         effort = _known(report, EFFORT) | ({"parameters": report["parameters"]} if report.get("parameters") else {})
         row = name if len(reports) > 1 or not distinct else f"after {name}"
         rows.append(
@@ -124,14 +122,11 @@ def comparison_table(reports: Sequence[Report], *, title: str = "", tutorial: bo
     """
     rows = comparison_rows(reports)
     notes = []
-    shown = [key for key in FIGURES if any(key in row for row in rows)]
-    texts = "bleu" in shown
-    if texts and "accuracy" in shown:
-        shown.remove("accuracy")  # of tokens: perplexity says more, and the tutorial has none
+    shown = _shown(rows)
     figures = _table(title, {key: FIGURES[key] for key in shown}, rows)
     if counted := _counted(rows):
         notes.append(counted)
-    if texts and tutorial:
+    if "bleu" in shown and tutorial:
         figures.add_section()
         for row in TUTORIAL:
             _add(figures, shown, FIGURES, row)
@@ -152,9 +147,7 @@ def plot_comparison(reports: Sequence[Report], out: str | Path, *, title: str = 
     """
     rows = comparison_rows(reports)
     after = [row for row in rows if row["when"] == "after"]
-    shares = [key for key in FIGURES if key != "perplexity" and any(key in row for row in rows)]
-    if "bleu" in shares and "accuracy" in shares:
-        shares.remove("accuracy")
+    shares = [key for key in _shown(rows) if key != "perplexity"]
     measured = any("perplexity" in row for row in rows)
     effort = [key for key in EFFORT if key != "rows_per_second" and any(key in row for row in after)]
     effort = effort if len(after) > 1 or not (measured or shares) else []
@@ -184,21 +177,43 @@ def plot_comparison(reports: Sequence[Report], out: str | Path, *, title: str = 
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
+def _row_names(reports: Sequence[Report]) -> list[str]:
+    """The method of each; runs of one method are told apart by their names, and those of one name by numbers."""
+    methods = [report["method"] for report in reports]
+    names = [str(report["name"] if methods.count(report["method"]) > 1 else report["method"]) for report in reports]
+    return [
+        f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
+        for number, name in enumerate(names)
+    ]
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = [key for key in FIGURES if any(key in row for row in rows)]
+    # The accuracy of tokens says less than perplexity, and the tutorial has none.
+    return [key for key in keys if key != "accuracy" or "perplexity" not in keys]
+
+
+def _figures(report: Report, when: str) -> dict[str, Any]:
+    """A report's figures without depth."""
+    figures = report.get(when) or {}
+    return {**figures, **{f"entity_{key}": value for key, value in figures.get("entity", {}).items()}}
+
+
 def _known(values: Mapping[str, Any], columns: Mapping[str, _Column]) -> dict[str, Any]:
     return {key: values[key] for key in columns if values.get(key) is not None}
 
 
 def _counts(figures: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures are of."""
-    return {key: figures[key] for key in ("rows", "tokens", "prompts") if key in figures}
+    return {key: figures[key] for key in ("rows", "words", "tokens", "prompts") if key in figures}
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in reversed(rows):
         if "rows" in row:
             parts = [f"{row['rows']:,} held-out rows"]
-            parts += [f"{row['tokens']:,} tokens predicted"] if "tokens" in row else []
-            parts += [f"{row['prompts']:,} prompts continued"] if row.get("prompts") else []
+            named = {"words": "words", "tokens": "tokens predicted", "prompts": "prompts continued"}
+            parts += [f"{row[key]:,} {what}" for key, what in named.items() if row.get(key)]
             return ", ".join(parts)
     return ""
 

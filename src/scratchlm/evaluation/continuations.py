@@ -1,17 +1,19 @@
-"""What a tuned model says to held-out prompts, beside what stands in the data, and how likely it finds the data."""
+"""What a tuned model makes of held-out rows: how likely it finds them, and what it says to their prompts; or, of rows
+with labels, how well it tells these."""
 
 from __future__ import annotations
 
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scratchlm.data import Examples, Plan, Records
+from scratchlm.data import Batch, Examples, Plan, Records
 from scratchlm.data.record_rows import Record
 from scratchlm.errors import UserError
+from scratchlm.evaluation.classification import evaluate_labels
 from scratchlm.evaluation.scores import score_batches
 from scratchlm.evaluation.text_metrics import TextOptions, compare_texts
 from scratchlm.generation.build import build_engine
@@ -20,7 +22,7 @@ from scratchlm.generation.generate import MOST_ROWS, spelling, start_ids
 from scratchlm.generation.precision import PrecisionName
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.text import TextStream
-from scratchlm.models import Decoder, Model, evaluating
+from scratchlm.models import Decoder, Model, Seq2Seq, evaluating
 from scratchlm.tokenizers.chat import render_chat
 from scratchlm.training.progress import PLAIN_INTERVAL, clock
 
@@ -68,7 +70,7 @@ def evaluate_examples(
     generate: Generate | None = None,
     note: Note | None = None,
 ) -> dict[str, Any]:
-    """Everything there is to say about a decoder and rows of text, ready for JSON. Give held-out rows.
+    """Everything there is to say about a model and rows of its task, ready for JSON. Give held-out rows.
 
     Args:
         records, examples: the rows, and the same rows encoded.
@@ -86,18 +88,25 @@ def evaluate_examples(
         are supervised in ``rows`` rows; the figures of :func:`~scratchlm.evaluation.text_metrics.compare_texts` over
         the continuations of ``prompts`` prompts, of which ``references_cut`` had longer references; and ``samples``,
         some of them as {"prompt", "reference", "output"}. With ``prompts`` of 0, or no row that can be parted, the
-        first three and the counts only.
+        first three and the counts only. Of the tasks "classify" and "tag" instead what
+        :func:`~scratchlm.evaluation.classification.evaluate_labels` gives, with the ``words`` of tagged ``rows``.
 
     Raises:
         UserError: a number out of range, a model that is no decoder, or an optional package that is missing.
     """
+    rows = len(set(examples.rows.tolist()))
+    if examples.task in ("classify", "tag"):
+        if isinstance(model, Seq2Seq):
+            raise UserError("an encoder-decoder has no head for labels; use a decoder or an encoder")
+        figures = evaluate_labels(model, examples)
+        return figures if examples.task == "classify" else {**figures, "rows": rows, "words": figures["rows"]}
     if prompts < 0 or max_new_tokens < 1:
         raise UserError(f"{prompts} prompts and {max_new_tokens} new tokens; give 0 or more, and at least 1")
     if not 0 < prompt_share < 1:
         raise UserError(f"prompt_share is {prompt_share:g}; give a share between 0 and 1")
     if not isinstance(model, Decoder):
         raise UserError("texts are continued by decoders; this model is none")
-    figures = score_examples(model, examples)
+    figures = {**score_examples(model, examples, note), "rows": rows}
     chosen = choose_prompts(tokenizer, records, examples, prompts, max_new_tokens, seed, prompt_share, template)
     if not chosen:
         return {**figures, "prompts": 0, "samples": []}
@@ -117,16 +126,23 @@ def evaluate_examples(
     }
 
 
-def score_examples(model: Model, examples: Examples) -> dict[str, Any]:
+def score_examples(model: Model, examples: Examples, note: Note | None = None) -> dict[str, Any]:
     """Cross-entropy (nats), perplexity and accuracy at the supervised positions: each weighs the same."""
     plan = Plan(examples, rows=_ROWS, tokens=_TOKENS, width=model.config.width)
-    scores = score_batches(model, plan.in_order())
+
+    def batches() -> Iterator[Batch]:
+        progress, done = _Progress(note, "measuring", examples.supervised, "tokens"), 0
+        for batch in plan.in_order():
+            yield batch
+            done += batch.label_count()
+            progress(done, done)
+
+    scores = score_batches(model, batches())
     return {
         "cross_entropy": scores.cross_entropy,
         "perplexity": scores.perplexity,
         "accuracy": scores.accuracy,
         "tokens": scores.tokens,
-        "rows": len(set(examples.rows.tolist())),
     }
 
 
@@ -182,20 +198,28 @@ def continue_prompts(
             engine.submit(Request(p.ids, max_new_tokens, greedy, end_ids=end_ids, on_token=spelling(stream, end_ids)))
             for p, stream in zip(prompts, streams, strict=True)
         ]
-        began = told = time.monotonic()
+        progress = _Progress(note, "continuing", len(tickets), "prompts")
         while engine.step():
-            now = time.monotonic()
-            if note is not None and now - told >= PLAIN_INTERVAL:
-                told, done = now, sum(ticket.finish_reason is not None for ticket in tickets)
-                # The longest way that is left, so that the estimate is there before the first text has ended.
-                share = sum(_share(len(t.tokens), max_new_tokens, t.finish_reason is not None) for t in tickets)
-                left = (now - began) * (len(tickets) / max(share, 1e-9) - 1)
-                note(f"continuing prompts: {done:,} of {len(tickets):,}, {clock(left)} left")
+            done = sum(ticket.finish_reason is not None for ticket in tickets)
+            # A text under way counts in part, so that there is an estimate before the first has ended.
+            progress(done, done + sum(len(t.tokens) / max_new_tokens for t in tickets if t.finish_reason is None))
     return [stream.finish() for stream in streams]
 
 
-def _share(tokens: int, most: int, finished: bool) -> float:
-    return 1.0 if finished else tokens / most
+class _Progress:
+    """Tells now and then how far something has come, and how long it may yet take."""
+
+    def __init__(self, note: Note | None, doing: str, total: int, what: str) -> None:
+        self._note, self._doing, self._total, self._what = note, doing, total, what
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, done: int, work: float) -> None:
+        """``done`` of the total are done, and of the work so many of them."""
+        now = time.monotonic()
+        if self._note is not None and now - self._told >= PLAIN_INTERVAL and 0 < work < self._total:
+            self._told = now
+            left = (now - self._began) * (self._total / work - 1)
+            self._note(f"{self._doing}: {done:,} of {self._total:,} {self._what}, {clock(left)} left")
 
 
 def _parted(tokenizer: Tokenizer, row: Record, text: str, share: float, template: str | None) -> Prompt | None:
