@@ -77,7 +77,8 @@ def test_an_error_in_one_process_ends_the_other(rank: int, tmp_path: Path) -> No
     ended = launch(2, out=str(tmp_path / "run"), fail=[rank, 4])
     assert ended[rank][0] == 2
     assert "error: this process gives up" in ended[rank][2]
-    assert ended[1 - rank][0] != 0
+    assert ended[1 - rank][0] == 2
+    assert "error: another process of the training has ended; see its message, and resume\n" in ended[1 - rank][2]
 
 
 @pytest.mark.slow
