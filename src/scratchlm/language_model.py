@@ -12,9 +12,10 @@ import torch
 
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.catalogue import Located
-from scratchlm.data import open_stream, prepare_stream, resolve_source
+from scratchlm.data import encode_records, open_stream, prepare_stream, read_records, resolve_source
 from scratchlm.data.corpora import corpus_text
 from scratchlm.errors import UserError
+from scratchlm.evaluation.classification import evaluate_labels
 from scratchlm.evaluation.evaluate import Windows, evaluate_pairs, evaluate_run
 from scratchlm.generation.beam import FoundText, search_text
 from scratchlm.generation.build import build_engine, build_file_engine, default_precision
@@ -23,9 +24,11 @@ from scratchlm.generation.engine import Engine, Token
 from scratchlm.generation.fill import MASK, fill
 from scratchlm.generation.generate import Generation, OnText, generate
 from scratchlm.generation.precision import PrecisionName, choose_precision
+from scratchlm.generation.predict import Prediction, Predictor
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
 from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq
+from scratchlm.models.config import LABELLED
 from scratchlm.opening import Opened
 from scratchlm.retrieval.embeddings import Embedder, Embeddings
 from scratchlm.tokenizers import Tokenizer
@@ -122,11 +125,9 @@ class LanguageModel:
         :class:`~scratchlm.generation.sampling.SamplingConfig` and :func:`~scratchlm.generation.generate.generate`.
 
         Raises:
-            UserError: a setting out of range, a text that the tokenizer does not know, or a masked model.
+            UserError: a setting out of range, a text that the tokenizer does not know, or a model that does not
+                continue text.
         """
-        if self.config.architecture == "encoder":
-            what = "gives vectors" if self.config.head == "none" else "is a masked model, which fills gaps,"
-            raise UserError(f"{self.name} {what} and does not continue text; use: {self.usage()}")
         answers = self.config.architecture == "seq2seq" and temperature is None and samples == 1
         sampling = SamplingConfig(
             temperature=0.8 if temperature is None else temperature,
@@ -137,8 +138,9 @@ class LanguageModel:
             greedy=greedy or answers,
             seed=seed,
         )
+        answerer = self.model if self.config.architecture == "seq2seq" else self.engine()
         return generate(
-            self.engine() if self.config.architecture == "decoder" else self.model,
+            answerer,
             self.tokenizer,
             prompt,
             max_new_tokens=max_new_tokens,
@@ -196,6 +198,24 @@ class LanguageModel:
             self._embedders[precision] = Embedder.open(self._opened, precision=precision)  # type: ignore[arg-type]
         return self._embedders[precision].embed(texts)
 
+    def predict(self, texts: Sequence[str], *, max_length: int | None = None) -> list[Prediction]:
+        """The class of each text, or the tags of its words; see :mod:`scratchlm.generation.predict`.
+
+        Raises:
+            UserError: a model without classes and tags, a text that is not UTF-8 or not in the vocabulary.
+        """
+        return list(self.predictor(max_length).stream(texts))
+
+    def predictor(self, max_length: int | None = None) -> Predictor:
+        """What tells the labels of any number of texts. Words are parted as those were that the model was tuned on.
+
+        Raises:
+            UserError: a model without classes and tags.
+        """
+        tuned = self.run.description().get("finetune", {}) if self.run is not None else {}
+        words = "spaces" if tuned.get("words") == "spaces" else "parts"
+        return Predictor(self.model, self.tokenizer, words=words, max_length=max_length, name=self.name)  # type: ignore[arg-type]
+
     def explain(self, token: Token) -> dict[str, Any]:
         """A sampled token as text, with its log-probability and the likeliest ones', ready for JSON."""
         top = [{"token": self.tokenizer.decode([i]), "logprob": value} for i, value in token.top]
@@ -209,8 +229,7 @@ class LanguageModel:
         Raises:
             UserError: no ``[MASK]``, unknown words, or a model that does not fill gaps.
         """
-        if isinstance(self.model, Encoder) and self.model.head is None:
-            raise UserError(f"{self.name} gives vectors and no words, so it cannot fill gaps; use bert-base-uncased")
+        self._needs_words("fill gaps")
         tokenizer = self.tokenizer
         if tokenizer.mask_id is not None:
             before, after = ("".join(map(tokenizer.token, ids)) for ids in (tokenizer.prefix_ids, tokenizer.suffix_ids))
@@ -225,10 +244,12 @@ class LanguageModel:
         most_tokens: int = 0,
         most_pairs: int = 0,
     ) -> dict[str, Any]:
-        """Cross-entropy, perplexity, accuracy and more; see :mod:`scratchlm.evaluation.evaluate` for every key.
+        """Cross-entropy, perplexity, accuracy and more; see :mod:`scratchlm.evaluation.evaluate` for every key. Of a
+        model with classes or tags see :func:`~scratchlm.evaluation.classification.evaluate_labels`.
 
         Args:
-            data: a corpus's name, a file or a folder; None for the run's own text, held-out and training part.
+            data: a corpus's name, a file or a folder; None for the run's own text, held-out and training part. For a
+                model with classes or tags rows that have them.
             windows: ``every``, ``apart``, or ``auto``.
             most_tokens: look at so many tokens of each text, from its start; 0 for all.
             most_pairs: of an encoder-decoder, whose answers take longer: look at so many pairs; 0 for all.
@@ -241,8 +262,9 @@ class LanguageModel:
                 raise UserError(f"{name} is {most}; give how many to look at, or 0 for all")
         if isinstance(self.model, Seq2Seq):
             return self._evaluate_pairs(self.model, data, most_pairs)
-        if isinstance(self.model, Encoder) and self.model.head is None:
-            raise UserError(f"{self.name} gives vectors and no words, so there are no predictions to measure")
+        if self.config.head in LABELLED:
+            return self._evaluate_labels(data)
+        self._needs_words("be measured on text")
         first = most_tokens or None
         if data is None:
             stream = open_stream(self._own_run().path / "data")
@@ -254,6 +276,15 @@ class LanguageModel:
             figures = evaluate_run(self.model, self.tokenizer, validation=stream.train[:first], windows=windows)
         text = figures.pop("validation")
         return figures | {"measured_on": "text", "text": text}
+
+    def _evaluate_labels(self, data: str | Path | None) -> dict[str, Any]:
+        assert isinstance(self.model, Decoder | Encoder)
+        if data is None:
+            raise UserError(f"{self.name} gives labels; say with --data which rows with labels to measure it on")
+        records = read_records(data, task=self.config.head, labels=self.config.labels)  # type: ignore[arg-type]
+        causal, most = self.config.architecture == "decoder", self.predictor().max_length
+        examples = encode_records(records, self.tokenizer, max_length=most, causal=causal)
+        return {"truncated": examples.truncated, **evaluate_labels(self.model, examples)}
 
     def _evaluate_pairs(self, model: Seq2Seq, data: str | Path | None, most: int) -> dict[str, Any]:
         from scratchlm.training.pairs import load_pairs
@@ -272,11 +303,19 @@ class LanguageModel:
 
     def usage(self) -> str:
         """The command that uses this model."""
-        if self.config.architecture != "encoder":
-            return f"scratchlm generate {self.name} --prompt TEXT"
+        if self.config.head in LABELLED:
+            return f"scratchlm predict {self.name} --text TEXT"
         if self.config.head == "none":
             return f"scratchlm embed {self.name} --text TEXT"
+        if self.config.architecture != "encoder":
+            return f"scratchlm generate {self.name} --prompt TEXT"
         return f'scratchlm fill {self.name} --text "... {MASK} ..."'
+
+    def _needs_words(self, use: str) -> None:
+        """Refuse a model whose head gives no words."""
+        if self.config.head in (*LABELLED, "none"):
+            gives = "vectors" if self.config.head == "none" else "labels"
+            raise UserError(f"{self.name} gives {gives} and no words, so it cannot {use}; use: {self.usage()}")
 
     def _own_run(self) -> RunFolder:
         """The run that holds the text to measure on when no other is given."""
@@ -285,6 +324,7 @@ class LanguageModel:
         return self.run
 
     def _build_engine(self, rows: int) -> Engine:
+        self._needs_words("continue text")
         if self.config.architecture != "decoder":
             raise UserError(f"{self.name} does not continue text; use: {self.usage()}")
         precision = self.precision

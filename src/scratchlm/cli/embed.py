@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scratchlm.cli.output import Json, print_json
+from scratchlm.cli.texts import Column, File, Texts, check_texts, count_texts, given_texts
 from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,14 +35,9 @@ def embed(
         str,
         typer.Argument(metavar="MODEL", help="A name that `models list` shows, a run, a folder.", show_default=False),
     ],
-    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated.", show_default=False)] = None,
-    file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="A text a line, .jsonl, .csv or .tsv; - for stdin.", show_default=False),
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Of .jsonl, .csv and .tsv: where the texts are.", show_default="text")
-    ] = None,
+    text: Texts = None,
+    file: File = None,
+    column: Column = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write an .npy or .parquet file.", show_default=False)
     ] = None,
@@ -49,24 +45,21 @@ def embed(
     json: Json = False,
 ) -> None:
     """Make vectors of texts."""
-    if (text is None) == (file is None):
-        raise UserError("give the texts, either with --text, which may be repeated, or with --file FILE")
-    if text is not None and column is not None:
-        raise UserError("--column is for the columns of a --file; leave it out")
+    check_texts(text, file, column)
     from scratchlm.cli.counting import Counting
     from scratchlm.retrieval import Embedder, check_target, write_vectors
 
     if out is not None:
         check_target(out)
-    total = _count(text, file, column)
+    total = count_texts(text, file, column)
     embedder = Embedder.open(model, precision.value)
     figures: dict[str, Any] = {"model": model, "precision": embedder.precision, "dimensions": embedder.dimensions}
     with Counting("embedding", total) as progress:
         if out is not None:
-            written = write_vectors(out, embedder, _texts(text, file, column), progress)
+            written = write_vectors(out, embedder, given_texts(text, file, column), progress)
             figures |= {"texts": written.texts, "truncated": written.truncated, "path": str(out)}
         else:
-            texts = list(islice(_texts(text, file, column), MOST_SHOWN + 1))
+            texts = list(islice(given_texts(text, file, column), MOST_SHOWN + 1))
             if len(texts) > MOST_SHOWN:
                 raise UserError(f"there are more than {MOST_SHOWN:,} texts; write their vectors to a file with --out")
             found = embedder.embed(texts, progress)
@@ -79,24 +72,6 @@ def embed(
         print(f"{out}: {figures['texts']:,} vectors of {embedder.dimensions:,} numbers")
     else:
         _show(texts, found)
-
-
-def _texts(text: Sequence[str] | None, file: str | None, column: str | None) -> Iterator[str]:
-    from scratchlm.retrieval import read_texts
-
-    if text is not None:
-        return iter(text)
-    return read_texts(sys.stdin.buffer if file == "-" else Path(str(file)), column)
-
-
-def _count(text: Sequence[str] | None, file: str | None, column: str | None) -> int | None:
-    """How many texts there are, where that can be found out. A file is read through, so that what is wrong at its end
-    is told now and not in an hour."""
-    if text is not None:
-        return len(text)
-    if file == "-" or (Path(str(file)).exists() and not Path(str(file)).is_file()):
-        return None
-    return sum(1 for _ in _texts(text, file, column))
 
 
 def _cut(truncated: int, texts: int, embedder: Embedder) -> str:

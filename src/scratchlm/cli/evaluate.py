@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scratchlm.cli.output import Json, Model, print_json, show_figures
+from scratchlm.cli.output import Json, Model, print_json, show_classes, show_figures
 
 
 class WindowChoice(StrEnum):
@@ -23,7 +23,9 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="CORPUS|FILE", help="Another text. Without it, the run's own, both parts.", show_default=False
+            metavar="CORPUS|FILE",
+            help="Another text, or rows with labels. Without it, the run's own, both parts.",
+            show_default=False,
         ),
     ] = None,
     windows: Annotated[
@@ -33,11 +35,15 @@ def evaluate(
     max_pairs: Annotated[int, typer.Option(help="The same for an encoder-decoder's pairs.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """Measure a model: cross-entropy, perplexity, accuracy, bits per character, and how varied what it writes is."""
+    """Measure a model: cross-entropy, perplexity, accuracy, bits per character, and how varied what it writes is; of
+    classes and tags accuracy and F1."""
     from scratchlm import api
 
     figures = api.load(model).evaluate(data, windows=windows.value, most_tokens=max_tokens, most_pairs=max_pairs)
+    title = model if data is None else f"{model} on {data}"
     if json:
         print_json(figures)
+    elif "confusion" in figures:
+        show_classes(figures, title)
     else:
-        show_figures(figures, model if data is None else f"{model} on {data}")
+        show_figures(figures, title)

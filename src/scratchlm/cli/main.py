@@ -23,6 +23,7 @@ from scratchlm.cli.finetune import finetune
 from scratchlm.cli.generate import generate
 from scratchlm.cli.models import models
 from scratchlm.cli.plot import plot
+from scratchlm.cli.predict import predict
 from scratchlm.cli.train import train
 from scratchlm.errors import UserError
 
@@ -53,6 +54,7 @@ for _name, _verb in (
     ("chat", chat),
     ("fill", fill),
     ("embed", embed),
+    ("predict", predict),
     ("plot", plot),
     ("bench", bench),
 ):

@@ -39,3 +39,12 @@ def show_figures(figures: Mapping[str, Any], title: str) -> None:
     Console().print(result_table(figures, title))
     if "exact_match" in figures:
         print(f"answered exactly: {figures['exact_match']:.2%} of {figures['pairs']:,} pairs")
+
+
+def show_classes(figures: Mapping[str, Any], title: str) -> None:
+    """The figures of a model with classes or tags."""
+    from rich.console import Console
+
+    from scratchlm.evaluation.classification import classes_table
+
+    Console().print(classes_table(figures, title))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from scratchlm.data.batch import IGNORE
 from scratchlm.data.examples import Examples
@@ -133,6 +136,33 @@ def evaluate_labels(model: Decoder | Encoder, examples: Examples) -> dict[str, A
         sentences = (np.split(numbers, ends) for numbers in (expected, predicted))
         figures["entity"] = entity_figures(*([[labels[n] for n in one] for one in both] for both in sentences))
     return figures
+
+
+def classes_table(figures: Mapping[str, Any], title: str = "") -> Table:
+    """What :func:`evaluate_labels` gave, for people: a row for each entity's kind where there are some, else for each
+    class, and those for all together."""
+    entity = figures.get("entity")
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        caption=f"loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.2%} of {figures['rows']:,}"
+        + ("" if entity is None else f" words, entity F1 {entity['f1']:.2%}"),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("" if entity is None else "entities", overflow="fold")
+    for heading in ("precision", "recall", "F1", "rows" if entity is None else "entities"):
+        table.add_column(heading, justify="right")
+    count = "rows" if entity is None else "entities"
+    for name, one in (figures["classes"] if entity is None else entity["kinds"]).items():
+        shares = (f"{one[key]:.2%}" for key in ("precision", "recall", "f1"))
+        table.add_row(Text(name), *shares, f"{one[count]:,}")
+    whole = figures if entity is None else entity
+    table.add_row("macro", "", "", f"{whole['macro_f1']:.2%}", "")
+    micro = whole["micro_f1"] if entity is None else whole["f1"]
+    table.add_row("micro", "", "", f"{micro:.2%}", "")
+    return table
 
 
 def plot_confusion(matrix: ArrayLike, labels: Sequence[str], out: str | Path, *, title: str = "") -> Path:

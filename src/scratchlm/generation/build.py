@@ -21,8 +21,16 @@ from scratchlm.models import Decoder
 from scratchlm.models.quantised import quantise
 
 
-def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32", use_cache: bool = True) -> Engine:
-    """An engine for a decoder in memory, at most ``rows`` texts at a time.
+def build_engine(
+    model: Decoder,
+    *,
+    rows: int,
+    precision: PrecisionName = "fp32",
+    use_cache: bool = True,
+    context: int | None = None,
+) -> Engine:
+    """An engine for a decoder in memory, at most ``rows`` texts at a time, with room for ``context`` tokens of each (at
+    most, and without one, the model's own).
 
     In float32 it works on the model's own weights as they are, changes in place and adapters included; other precisions
     are made from them now, with the adapters in use worked in. Native code where that computes the same, else PyTorch.
@@ -30,17 +38,21 @@ def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32"
 
     Raises:
         UserError: quantised weights of a model on a GPU.
+        ValueError: the model's head gives no words.
     """
+    if model.config.head != "linear":
+        raise ValueError(f"a model whose head is {model.config.head!r} does not continue text")
     if not use_cache:
         return Engine(UncachedBackend(model, rows))
+    context = min(context or model.config.context, model.config.context)
     device, dtype = model.embed.tokens.weight.device, model.embed.tokens.weight.dtype
     if precision == "bf16":
         ready = dtype == torch.bfloat16
-        return Engine(TorchBackend(model if ready else copy.deepcopy(model).bfloat16(), rows))
+        return Engine(TorchBackend(model if ready else copy.deepcopy(model).bfloat16(), rows, context))
     if precision in ("auto", "fp32"):
         if supported(model):
-            return Engine(NativeBackend(NativeModel(ModuleWeights(model)), rows))
-        return Engine(TorchBackend(model, rows))
+            return Engine(NativeBackend(NativeModel(ModuleWeights(model)), rows, context))
+        return Engine(TorchBackend(model, rows, context))
     if device.type != "cpu":
         raise UserError(f"{precision} weights are for the CPU; on a GPU use bf16, or leave the precision out")
     kind: Precision = "int8" if precision == "int8" else "int4"
@@ -49,8 +61,8 @@ def build_engine(model: Decoder, *, rows: int, precision: PrecisionName = "fp32"
         merge(model)
         model.eval()
     if supported(model):
-        return Engine(NativeBackend(NativeModel(ModuleWeights(model), kind), rows))
-    return Engine(TorchBackend(quantise(model, kind), rows))
+        return Engine(NativeBackend(NativeModel(ModuleWeights(model), kind), rows, context))
+    return Engine(TorchBackend(quantise(model, kind), rows, context))
 
 
 def build_file_engine(
