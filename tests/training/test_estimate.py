@@ -50,7 +50,7 @@ def test_where_a_batch_does_not_fit_a_smaller_one_with_accumulation_is_proposed(
     one_row = asked(tmp_path, batch_size=1).memory_bytes
     both_rows = asked(tmp_path, batch_size=10_001).memory_bytes
     row = (both_rows - one_row) / 10_000
-    monkeypatch.setattr(module, "_available", lambda _device: module.PROCESS_BYTES + 1e6 + 40 * row)
+    monkeypatch.setattr(module, "available_memory", lambda _device: module.PROCESS_BYTES + 1e6 + 40 * row)
     found = asked(tmp_path, batch_size=6_000, accumulation=2)
     assert not found.fits
     assert "memory" in found.problem
@@ -63,7 +63,7 @@ def test_where_a_batch_does_not_fit_a_smaller_one_with_accumulation_is_proposed(
 
 
 def test_a_model_that_cannot_fit_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_available", lambda _device: 1e3)
+    monkeypatch.setattr(module, "available_memory", lambda _device: 1e3)
     monkeypatch.setattr(module, "new_model", lambda _plan: pytest.fail("it was built"))
     found = asked(tmp_path)
     assert not found.fits

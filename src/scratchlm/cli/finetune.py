@@ -83,7 +83,7 @@ def finetune(
         "split": split,
     }
     if dry_run:
-        from scratchlm.training.tuning_estimate import estimate_tuning, show_tuning_estimate
+        from scratchlm.evaluation.tuning_estimate import estimate_tuning, show_tuning_estimate
 
         estimated = estimate_tuning(api.question(model, data, method=method, **asked), out, settings=values)
         print_json(estimated.to_dict()) if json else show_tuning_estimate(estimated)

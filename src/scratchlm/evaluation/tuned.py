@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from scratchlm.checkpoints.files import disk_errors, write_text
 from scratchlm.checkpoints.headers import read_json
+from scratchlm.data import Examples
 from scratchlm.errors import UserError
+from scratchlm.evaluation.classification import evaluate_labels, plot_confusion
 from scratchlm.evaluation.comparison import comparison_table, plot_comparison
 from scratchlm.evaluation.continuations import evaluate_examples
 from scratchlm.evaluation.report import to_json
@@ -41,13 +43,18 @@ class Measured:
         cure = "free some space, and go on with --resume"
         with disk_errors(str(path), cure):
             write_text(path, json.dumps(json.loads(to_json(report)), indent=1, ensure_ascii=False) + "\n")
-        if fit is not None:
-            plot_comparison([report], tuning.run.path / "figures" / "before-after.png")
+        figures = tuning.run.path / "figures"
+        if fit is not None and report["after"]:
+            if "confusion" in report["after"]:
+                plot_confusion(report["after"]["confusion"], tuning.train.labels, figures / "confusion.png")
+            plot_comparison([report], figures / "before-after.png")
 
     def _figures(self, tuning: Tuning, when: str) -> dict[str, Any]:
         records, examples = tuning.splits.validation, tuning.held_out
         if records is None or examples is None:
             return {}
+        if examples.task in ("classify", "tag"):
+            return label_figures(tuning.model, examples)
         with evaluating(tuning.model):
             return evaluate_examples(
                 tuning.model,
@@ -58,6 +65,13 @@ class Measured:
                 max_new_tokens=tuning.tuning.eval_new_tokens,
                 note=lambda text: self.reporter.note(f"{when}: {text}"),
             )
+
+
+def label_figures(model: Any, examples: Examples) -> dict[str, Any]:
+    """:func:`~scratchlm.evaluation.classification.evaluate_labels`, the entities' figures beside the others."""
+    figures = evaluate_labels(model, examples)
+    entity = figures.get("entity") or {}
+    return figures | {f"entity_{name}": entity[name] for name in ("precision", "recall", "f1") if name in entity}
 
 
 def read_report(folder: Path) -> Report:
@@ -116,5 +130,22 @@ def peak_memory(device: torch.device) -> int:
     """The most memory, in bytes, that this process has held; on a GPU, the GPU's."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass  # no Linux
+    memory: Any = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return int(memory.peak_wset)
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak of what went before, where the system can (Linux, and on a GPU)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

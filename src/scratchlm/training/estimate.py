@@ -138,11 +138,11 @@ def _measure(plan: Plan, name: str, out: Path, scale: float) -> Estimate:
     states = 2 if config.optimizer == "adamw" else 1.5
     fixed = 4.0 * parameters * (2 + states)  # weights, gradients, and what the optimizer keeps
     before = _used(device)
-    available = _available(device)
+    available = available_memory(device)
     tokens = plan.sizes.get("train_tokens", 0) + plan.sizes.get("validation_tokens", 0)
     token_bytes = tokens * scale * plan.tokenizer.dtype.itemsize
     disk = 4.0 * parameters * (1 + 2 * (1 + states)) + token_bytes + 1e6
-    free = float(shutil.disk_usage(_existing(out)).free)
+    free = float(shutil.disk_usage(existing_folder(out)).free)
     memory, step_seconds, rows = before + PROCESS_BYTES + fixed, None, config.batch_size
     per_row = 0.0
     if fixed < available:
@@ -265,13 +265,14 @@ def _used(device: torch.device) -> float:
     return float(psutil.Process().memory_info().rss)
 
 
-def _available(device: torch.device) -> float:
+def available_memory(device: torch.device) -> float:
+    """Bytes of memory that are free on the device."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
 
 
-def _existing(path: Path) -> Path:
+def existing_folder(path: Path) -> Path:
     """The nearest folder above that exists.
 
     Raises:

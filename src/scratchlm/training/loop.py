@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scratchlm.checkpoints import RunFolder, load_tensors
+from scratchlm.data import Batch
 from scratchlm.errors import UserError
 from scratchlm.models.block import recompute_blocks
 from scratchlm.training.config import TrainConfig
@@ -140,7 +141,8 @@ class Trainer:
         self.parameters = [p for group in self._groups() for p in group["params"]]
         self.state = _State()
         self.autocast = _autocast(config, place.device)
-        self.tokens = 0
+        self.tokens = self.seen = 0
+        """Tokens of the last step, and of all steps taken here."""
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self.optimizers:
@@ -154,7 +156,7 @@ class Trainer:
             if self.place.main:
                 self.folder.truncate_metrics(state.step)
         self.reporter.start(state.step, config.steps, self.model, self.place)
-        started_at, before = state.step, state.seconds
+        before = state.seconds
         with _signals() as stop:
             while state.step < config.steps and not state.stopped:
                 began = time.perf_counter()
@@ -179,7 +181,7 @@ class Trainer:
         if state.stopped != "interrupted":
             self._end()
         seconds = state.seconds - before
-        rate = (state.step - started_at) * self.tokens / seconds if seconds else 0.0
+        rate = self.seen / seconds if seconds else 0.0
         self.reporter.finish()
         return FitResult(
             state.step, state.loss, state.best_loss, state.best_step, state.seconds, rate, state.stopped or "finished"
@@ -197,28 +199,39 @@ class Trainer:
         work = self.task.work(self.state.step, config.batch_size, config.accumulation, place, generator)
         labels = max(1, work.labels)
         self.tokens = work.tokens
+        self.seen += work.tokens
         _seed(_mix(config.seed, self.state.step, 1 + place.rank), place.device)
         set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
         total = torch.zeros((), device=place.device)
         batches = self.placement.passes(work.batches)
         for index, batch in enumerate(batches):
-            part = batch.to(place.device)
-            with self.placement.adding_up(last=index + 1 == len(batches)):
-                with self.autocast():
-                    loss = self.placement.objective(part)[0]
-                # The mean over processes will be taken; ours is the sum over all labels.
-                (loss * (place.size / labels)).backward()
-            total += loss.detach()
+            total += self.learn(batch, labels, last=index + 1 == len(batches))
         summed, asked = place.sum([float(total), float(stop is not None and stop.asked)])
         self._check(summed / labels)
-        norm = float(whole_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf)))
-        if not math.isfinite(norm):
-            raise self._diverged(f"the gradient's norm became {norm}")
+        norm = self.update()
+        self.state.step += 1
+        return norm, asked > 0
+
+    def learn(self, batch: Batch, labels: int, *, last: bool) -> Tensor:
+        """One pass of a step with so many labels: gradients are added up. Returns the summed loss (0-d)."""
+        part = batch.to(self.place.device)
+        with self.placement.adding_up(last=last):
+            with self.autocast():
+                loss: Tensor = self.placement.objective(part)[0]
+            # The mean over processes will be taken; ours is the sum over all labels.
+            (loss * (self.place.size / labels)).backward()
+        return loss.detach()
+
+    def update(self) -> float:
+        """Change the weights by the gradients, and forget these; returns their norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        length = float(whole_tensor(norm))
+        if not math.isfinite(length):
+            raise self._diverged(f"the gradient's norm became {length}")
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.state.step += 1
-        return norm, asked > 0
+        return length
 
     def _check(self, loss: float) -> None:
         """Stop before the step is taken when the loss is no number, or worse than before training began."""
