@@ -219,7 +219,7 @@ class Trainer:
             with self.autocast():
                 loss: Tensor = self.placement.objective(part)[0]
             # The mean over processes will be taken; ours is the sum over all labels.
-            (loss * (self.place.size / labels)).backward()
+            (loss * (self.place.size / labels)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def update(self) -> float:
