@@ -25,6 +25,11 @@ PEERS = {
     "prefill": "transformers",
     "batch-decode": "one stream",
     "prefix-reuse": "the first question",
+    "finetune-full": "the tutorial's Trainer",
+    "finetune-lora": "Trainer and PEFT",
+    "finetune-qlora": "Trainer and PEFT, not in 4 bits",
+    "classify": "transformers' Trainer",
+    "entities": "transformers' Trainer",
     "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }

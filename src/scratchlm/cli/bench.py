@@ -23,6 +23,11 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "batch-decode": ("inference_speed.py", "batch-decode"),
     "prefix-reuse": ("inference_speed.py", "prefix-reuse"),
     "embed": ("embed_speed.py",),
+    "finetune-full": ("finetune_speed.py", "full"),
+    "finetune-lora": ("finetune_speed.py", "lora"),
+    "finetune-qlora": ("finetune_speed.py", "qlora"),
+    "classify": ("classify_speed.py", "sentiment"),
+    "entities": ("classify_speed.py", "entities"),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 

@@ -12,6 +12,7 @@ from scratchlm import __version__
 from scratchlm.adapters import FrozenLinear, add_lora, quantise_base, trainable
 from scratchlm.adapters.run import TUNING, AdapterRun
 from scratchlm.checkpoints import RunFolder
+from scratchlm.checkpoints.datasets import data_file
 from scratchlm.data import Examples, Plan, Records, Splits, encode_records, join_validation, read_records, split_records
 from scratchlm.data.records import Bad
 from scratchlm.errors import UserError
@@ -246,7 +247,8 @@ def as_begun(run: RunFolder, question: Question, settings: Mapping[str, Any], or
 def _read(question: Question, source: str, train: Records | None = None) -> Records:
     task: Any = question.task
     columns = question.columns if train is None else train.columns
-    return read_records(source, task=task, columns=columns, bad=question.bad, split=question.split)
+    named = data_file(source)
+    return read_records(source if named is None else named, task=task, columns=columns, bad=question.bad, split=question.split)
 
 
 def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measure: Measure | None) -> TuneResult:
