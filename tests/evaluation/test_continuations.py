@@ -17,6 +17,7 @@ from scratchlm.data import IGNORE, Examples, Records, encode_records, read_recor
 from scratchlm.errors import UserError
 from scratchlm.evaluation import continuations
 from scratchlm.evaluation.continuations import SAMPLES, Prompt, choose_prompts, continue_prompts, evaluate_examples
+from scratchlm.generation.build import build_engine
 from scratchlm.generation.generate import generate
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.models import Decoder, ModelConfig, build_model, with_head
@@ -129,6 +130,13 @@ def test_the_continuations_are_the_greedy_ones_of_each_prompt_alone(
     alone = [generate(decoder, tokenizer, p.text, max_new_tokens=8, sampling=greedy)[0].completion for p in prompts]
     assert found == alone
     assert len(set(found)) > 3
+
+
+def test_a_cache_has_room_for_what_is_needed_and_no_more(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build_engine(decoder, rows=2, context=20).backend.context == 20
+    assert [build_engine(decoder, rows=2, context=room).backend.context for room in (1000, None)] == [64, 64]
+    monkeypatch.setattr("scratchlm.generation.build.supported", lambda _: False)
+    assert build_engine(decoder, rows=2, context=20).backend.context == 20
 
 
 def test_an_adapter_takes_part(tmp_path: Path, tokenizer: Tokenizer, decoder: Decoder) -> None:

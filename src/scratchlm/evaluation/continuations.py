@@ -193,7 +193,8 @@ def continue_prompts(
     ]
     greedy = SamplingConfig(greedy=True)
     with evaluating(model):
-        engine = build_engine(model, rows=min(len(prompts), MOST_ROWS), precision=precision)
+        room = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
+        engine = build_engine(model, rows=min(len(prompts), MOST_ROWS), precision=precision, context=room)
         tickets = [
             engine.submit(Request(p.ids, max_new_tokens, greedy, end_ids=end_ids, on_token=spelling(stream, end_ids)))
             for p, stream in zip(prompts, streams, strict=True)

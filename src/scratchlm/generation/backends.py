@@ -36,9 +36,10 @@ class NativeBackend:
 
     keeps = True
 
-    def __init__(self, model: NativeModel, slots: int) -> None:
-        self._model, self._cache = model, NativeCache(model.config, slots, model.config.context)
-        self.context, self.vocab_size, self.slots = model.config.context, model.config.vocab_size, slots
+    def __init__(self, model: NativeModel, slots: int, context: int | None = None) -> None:
+        self.context = model.config.context if context is None else context
+        self._model, self._cache = model, NativeCache(model.config, slots, self.context)
+        self.vocab_size, self.slots = model.config.vocab_size, slots
         self.precision: str = model.precision
 
     def logits(self, segments: Sequence[Segment]) -> Tensor:
@@ -57,13 +58,14 @@ class TorchBackend:
 
     keeps = True
 
-    def __init__(self, model: Decoder, slots: int) -> None:
+    def __init__(self, model: Decoder, slots: int, context: int | None = None) -> None:
         self._model = model
         like = model.embed.tokens.weight
         self._device = like.device
-        self._cache = KVCache(model.config, slots, model.config.context, like.device, like.dtype)
+        self.context = model.config.context if context is None else context
+        self._cache = KVCache(model.config, slots, self.context, like.device, like.dtype)
         self.precision = _precision_of(model)
-        self.context, self.vocab_size, self.slots = model.config.context, model.config.vocab_size, slots
+        self.vocab_size, self.slots = model.config.vocab_size, slots
 
     def logits(self, segments: Sequence[Segment]) -> Tensor:
         parts: list[Tensor] = [torch.empty(0)] * len(segments)
