@@ -248,7 +248,9 @@ def _read(question: Question, source: str, train: Records | None = None) -> Reco
     task: Any = question.task
     columns = question.columns if train is None else train.columns
     named = data_file(source)
-    return read_records(source if named is None else named, task=task, columns=columns, bad=question.bad, split=question.split)
+    return read_records(
+        source if named is None else named, task=task, columns=columns, bad=question.bad, split=question.split
+    )
 
 
 def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measure: Measure | None) -> TuneResult:
