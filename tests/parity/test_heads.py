@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scratchlm.checkpoints import RunFolder, load_huggingface, read_config, save_huggingface
-from scratchlm.models import Decoder, Encoder, build_model, model_preset, parameter_count, with_head
+from scratchlm.checkpoints.express import fields_from_config
+from scratchlm.checkpoints.huggingface import config_text
+from scratchlm.models import Decoder, Encoder, ModelConfig, build_model, model_preset, parameter_count, with_head
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
 
 transformers = pytest.importorskip("transformers", reason="the reference implementation is not installed")
@@ -174,3 +177,15 @@ def test_two_classes_without_names_and_an_unused_pooler_are_understood(tmp_path:
     model = load_huggingface(tmp_path)
     assert model.config.labels == ("LABEL_0", "LABEL_1")
     torch.testing.assert_close(of_ours(model), of_theirs(theirs), **CLOSE)
+
+
+def test_a_decoders_config_names_a_padding_that_ends_no_text() -> None:
+    """The end token stands in for a padding token that the vocabulary lacks, unless texts end in it."""
+    fields = fields_from_config(ModelConfig(9, head="classify", labels=("no", "yes"), qkv_bias=True, head_bias=False))
+    ends: dict[str, Any] = {"eos_ids": {7}, "eos_id": 7, "bos_id": None}
+    for pad, suffix, expected in ((4, (), 4), (None, (), 7), (None, (7,), None)):
+        tokenizer: Any = SimpleNamespace(pad_id=pad, suffix_ids=suffix, **ends)
+        assert json.loads(config_text(fields, tokenizer))["pad_token_id"] == expected
+    words = fields_from_config(ModelConfig(9, qkv_bias=True, head_bias=False))
+    words_only: Any = SimpleNamespace(pad_id=None, suffix_ids=(), **ends)
+    assert json.loads(config_text(words, words_only))["pad_token_id"] is None
