@@ -180,10 +180,18 @@ def test_the_parts_of_two_processes_are_a_step() -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "pack", "length"])
-def test_a_batch_has_no_more_tokens_than_were_allowed(method: Any) -> None:
+def test_a_batch_has_an_eighth_more_tokens_than_were_asked_for_at_most(method: Any) -> None:
     plan = Plan(examples_of([16, *range(1, 15)] * 10), rows=40, tokens=48, method=method)
     batches = [batch for step in range(plan.steps_per_epoch) for batch in plan.step(step)]
-    assert max(batch.ids.numel() for batch in batches) <= 48
+    assert max(batch.ids.numel() for batch in batches) <= 48 * 1.125
+
+
+def test_the_passes_of_a_step_are_alike() -> None:
+    plan = Plan(examples_of([5, 7, 9, 11] * 20), rows=40, tokens=64, method="pack")  # 320 tokens: five passes of 64
+    for step in range(plan.steps_per_epoch):
+        sizes = [batch.ids.numel() for batch in plan.step(step)]
+        assert len(sizes) == 5
+        assert min(sizes) >= 56
     alone = Plan(examples_of([16]), rows=1, tokens=8, method=method)
     assert alone.step(0)[0].ids.shape == (1, 16)
 

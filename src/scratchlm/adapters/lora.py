@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from scratchlm.adapters.frozen import LowRank, adapted_linear, dense_weight
 from scratchlm.adapters.names import Part, Targets, matches
 from scratchlm.errors import UserError
+from scratchlm.kernels import dropout_add
 
 Bias = Literal["none", "all", "lora_only"]
 
@@ -194,7 +194,7 @@ class LoraLinear(Wrapper):
             x,
             lambda: dense_weight(self.base),
             None if first.dora else bias,
-            dropped=F.dropout(x, rate) if rate else None,
+            dropped=dropout_add(x, None, rate) if rate else None,
             a=a.to(x.dtype),
             b=[b.to(x.dtype) for weights, _ in used for b in weights.b],
             parts=self._stacked(used),

@@ -30,7 +30,7 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return total, (labels != IGNORE).sum()
 
 
-AT_ONCE = 128
+AT_ONCE = 256
 """Positions whose logits exist at the same time."""
 
 
