@@ -93,6 +93,7 @@ def recipe(method: str, base: Path, data: Path, out: Path, epochs: int) -> dict[
     trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
     seconds = trainer.train().metrics["train_runtime"]
     model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
     return {"rows_per_second": epochs * len(rows) / seconds, "memory": peak_memory(torch.device("cpu"))}
 
 

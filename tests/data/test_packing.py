@@ -184,6 +184,8 @@ def test_a_batch_has_an_eighth_more_tokens_than_were_asked_for_at_most(method: A
     plan = Plan(examples_of([16, *range(1, 15)] * 10), rows=40, tokens=48, method=method)
     batches = [batch for step in range(plan.steps_per_epoch) for batch in plan.step(step)]
     assert max(batch.ids.numel() for batch in batches) <= 48 * 1.125
+    alone = Plan(examples_of([16]), rows=1, tokens=8, method=method)
+    assert alone.step(0)[0].ids.shape == (1, 16)
 
 
 def test_the_passes_of_a_step_are_alike() -> None:
@@ -192,8 +194,6 @@ def test_the_passes_of_a_step_are_alike() -> None:
         sizes = [batch.ids.numel() for batch in plan.step(step)]
         assert len(sizes) == 5
         assert min(sizes) >= 56
-    alone = Plan(examples_of([16]), rows=1, tokens=8, method=method)
-    assert alone.step(0)[0].ids.shape == (1, 16)
 
 
 def test_packing_is_chosen_where_lengths_differ_and_not_where_they_do_not() -> None:
