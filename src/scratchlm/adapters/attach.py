@@ -200,8 +200,8 @@ def rows_of(module: nn.Module) -> int:
 
 
 def _own_copy(module: nn.Module, *, whole: bool) -> nn.Module:
-    """A copy with parameters of its own that take gradients: all of them, or the bias alone. A weight in few bits, which
-    takes none, is float32 in a copy that is trained whole."""
+    """A copy with parameters of its own that take gradients: all of them, or the bias alone. A weight in few bits
+    takes none, so it is float32 in a copy that is trained whole."""
     memo: dict[int, Any] = {} if whole else {id(p): p for p in module.parameters() if p is not module.bias}
     copied = deepcopy(module, memo)
     if whole and is_linear(module) and not isinstance(module, nn.Linear):

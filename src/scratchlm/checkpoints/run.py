@@ -8,7 +8,7 @@ model.safetensors              the weights to use: the best by validation, or th
 metrics.jsonl                  one line for each logged step
 README.md                      the model card
 checkpoints/step-00000500/     where training goes on from: weights that are trained, optimizer state, counters; of a
-                               model spread over processes, a file of each one's share
+                               model spread over processes, files of each one's share
 data/                          the text as token ids
 """
 
@@ -307,10 +307,10 @@ class RunFolder:
         """What to type to go on with this run."""
         try:
             values = self.description()
-            preset, data, out = (
-                shlex.quote(str(part)) for part in (values["preset"], values["data"]["name"], self.path)
-            )
-            return f"scratchlm train {preset} --data {data} --out {out} --resume"
+            tuned = values.get("finetune")
+            verb, method = ("finetune", ["--method", tuned["method"]]) if tuned else ("train", [])
+            words = [verb, values["preset"], "--data", values["data"]["name"], *method, "--out", self.path, "--resume"]
+            return shlex.join(["scratchlm", *map(str, words)])
         except (UserError, KeyError, TypeError):
             return "the same command with --resume"
 

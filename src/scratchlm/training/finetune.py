@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from scratchlm import __version__
 from scratchlm.adapters import FrozenLinear, add_lora, quantise_base, trainable
@@ -21,10 +24,10 @@ from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.config import TrainConfig
 from scratchlm.training.distributed import World, choose_device, world
 from scratchlm.training.loop import FitResult, fit
-from scratchlm.training.pretrain import CHANGEABLE
+from scratchlm.training.pretrain import CHANGEABLE, fields_of
 from scratchlm.training.progress import Reporter, tensorboard_writer
-from scratchlm.training.settings import split_tuning
-from scratchlm.training.starting import Start, start_from
+from scratchlm.training.settings import NOT_SETTABLE, split_tuning
+from scratchlm.training.starting import DECIDED, Start, is_preset, start_from
 from scratchlm.training.tasks import FineTune
 from scratchlm.training.tuning_config import Method, TuningConfig, tuned_train_config
 
@@ -120,7 +123,7 @@ def finetune(
     split_tuning(values, origin)
     run = AdapterRun(out, question.model) if question.method != "full" else RunFolder(out)
     if resume and run.exists:
-        values = as_begun(run, question, values, origin)
+        question, values = as_begun(run, question, values, origin)
     with world(str(values.get("device", "auto"))) as place:
         report = reporter or Reporter()
         if place.main:
@@ -168,6 +171,7 @@ def prepare(
         quantised = tuning.base_bits
         quantise_base(model, tuning.base_bits)
     if question.method != "full":
+        torch.manual_seed(config.seed)
         add_lora(model, tuning.lora(start.whole))
     model.train()
     return Tuning(
@@ -225,23 +229,36 @@ def encode_splits(
     return train, others[0] if others else None
 
 
-def as_begun(run: RunFolder, question: Question, settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """The settings that a run was begun with. What is given anew must be as it was, or be ``CHANGEABLE``.
+def as_begun(
+    run: RunFolder, question: Question, settings: Mapping[str, Any], origin: str
+) -> tuple[Question, dict[str, Any]]:
+    """The question and the settings that a run was begun with. What is given anew must be as it was, or be
+    ``CHANGEABLE``.
 
     Raises:
         UserError: it is not; the line names it.
     """
-    known, old = run.description().get(TUNING), run.settings()
+    description = run.description()
+    known, fields, old = description.get(TUNING), description["model"], run.settings()
     same = "go on with the run's own settings, or tune into a new folder"
     if not isinstance(known, dict):
         raise UserError(f"{run.path} is a run of scratchlm train, not of finetune; choose another folder for --out")
+    begun = {field.name: known.get(field.name, field.default) for field in dataclasses.fields(Question)}
+    left_out = Question("", "").to_dict() | {"method": None}
     for name, value in question.to_dict().items():
-        if value not in (known.get(name), None, {}):
-            raise UserError(f"{run.path} was begun with {name} {known.get(name)!r}, not {value!r}; {same}")
-    for name, value in {k: v for part in split_tuning(settings, origin) for k, v in part.items()}.items():
-        if name not in CHANGEABLE and value != old.get(name):
-            raise UserError(f"{run.path} was begun with {name}={old.get(name)}, not {value}; {same}")
-    return old | {name: value for name, value in settings.items() if name in CHANGEABLE}
+        if value not in (begun[name], left_out[name]):
+            raise UserError(f"{run.path} was begun with {name} {begun[name]!r}, not {value!r}; {same}")
+    model_settings, *others = split_tuning(settings, origin)
+    shape: dict[str, Any] = {}
+    if is_preset(question.model):
+        shape = {name: fields[name] for name in fields if name not in NOT_SETTABLE | DECIDED}
+        model_settings = fields_of(question.model, fields["vocab_size"], model_settings)
+    given = {name: value for part in (model_settings, *others) for name, value in part.items()}
+    for name, value in given.items():
+        before = fields[name] if name in fields else old.get(name)
+        if name not in CHANGEABLE and value != before:
+            raise UserError(f"{run.path} was begun with {name}={before}, not {value}; {same}")
+    return Question(**begun), old | shape | {name: value for name, value in settings.items() if name in CHANGEABLE}
 
 
 def _read(question: Question, source: str, train: Records | None = None) -> Records:
@@ -277,20 +294,11 @@ def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measur
     tuning.model.eval()
     if result.stopped == "interrupted":
         reporter.note(f"stopped after step {result.steps:,} of {config.steps:,}, and saved; go on with:")
-        reporter.note(f"  {resume_command(tuning)}")
+        reporter.note(f"  {run.resume_command()}")
     elif measure is not None and place.main:
         measure(tuning, result)
     place.barrier()
     return TuneResult(tuning, result)
-
-
-def resume_command(tuning: Tuning) -> str:
-    """What to type to go on with this run."""
-    import shlex
-
-    question = tuning.question
-    words = ["scratchlm", "finetune", question.model, "--data", question.data, "--method", question.method]
-    return " ".join(shlex.quote(word) for word in (*words, "--out", str(tuning.run.path), "--resume"))
 
 
 def _description(tuning: Tuning) -> dict[str, Any]:

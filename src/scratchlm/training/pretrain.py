@@ -243,9 +243,8 @@ def _as_begun(
         raise UserError(f"{run.path} was begun with the preset {known.get('preset')!r}, not {preset!r}; {same}")
     if data is not None and str(data) != text:
         raise UserError(f"{run.path} was begun on the data {text!r}, not {str(data)!r}; {same}")
-    asked = model_preset(preset, fields["vocab_size"], **model_settings).to_dict()
-    names = set(model_settings) - {DIAL} | ({"width", "layers"} if DIAL in model_settings else set())
-    wanted = {name: asked[name] for name in names} | {name: config.to_dict()[name] for name in train_settings}
+    asked = fields_of(preset, fields["vocab_size"], model_settings)
+    wanted = asked | {name: config.to_dict()[name] for name in train_settings}
     for name, value in wanted.items():
         before = fields[name] if name in fields else old.get(name)
         if name not in CHANGEABLE and value != before:
@@ -253,3 +252,14 @@ def _as_begun(
     changed = {name: value for name, value in train_settings.items() if name in CHANGEABLE}
     kept = {name: value for name, value in fields.items() if name not in NOT_SETTABLE}
     return _Begun(text, kept, old | changed)
+
+
+def fields_of(preset: str, vocab_size: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the model's config that these settings decide.
+
+    Raises:
+        UserError: they do not fit the preset, or together.
+    """
+    asked = model_preset(preset, vocab_size, **settings).to_dict()
+    names = set(settings) - {DIAL} | ({"width", "layers"} if DIAL in settings else set())
+    return {name: asked[name] for name in names}

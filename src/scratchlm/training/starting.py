@@ -19,6 +19,8 @@ from scratchlm.training.tuning_config import Method, TuningConfig
 
 HEADS: dict[str, Literal["classify", "tag"]] = {"classify": "classify", "tag": "tag"}
 """Tasks whose answers are not words of the vocabulary."""
+DECIDED = {"head", "labels", "pooler"}
+"""Fields of a preset's config that the task decides."""
 NEW_CONTEXT = 128
 """Tokens that a preset made anew sees, unless told otherwise."""
 
@@ -35,6 +37,11 @@ class Start:
     """Modules that start from nothing, so that an adapter of the model has to bring them."""
 
 
+def is_preset(name: str) -> bool:
+    """Whether a name is of a model that is made anew, and of no folder here."""
+    return name in PRESETS and not Path(name).exists()
+
+
 def start_from(
     name: str,
     method: Method,
@@ -49,7 +56,7 @@ def start_from(
         UserError: there is no such model, it cannot do the task, or the settings do not fit.
     """
     records = splits.train
-    if name in PRESETS and not Path(name).exists():
+    if is_preset(name):
         if method != "full":
             raise UserError(
                 f"{name} is a preset, which has learned nothing yet, so all of it is trained: --method full"
