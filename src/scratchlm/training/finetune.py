@@ -29,7 +29,13 @@ from scratchlm.training.progress import Reporter, tensorboard_writer
 from scratchlm.training.settings import NOT_SETTABLE, split_tuning
 from scratchlm.training.starting import DECIDED, Start, is_preset, start_from
 from scratchlm.training.tasks import FineTune
-from scratchlm.training.tuning_config import Method, TuningConfig, tuned_train_config
+from scratchlm.training.tuning_config import (
+    GPU_PASS_TOKENS,
+    PASS_TOKENS,
+    Method,
+    TuningConfig,
+    tuned_train_config,
+)
 
 SHOWN = 600
 """Characters of the example that is shown before training."""
@@ -158,7 +164,7 @@ def prepare(
     start = start_from(question.model, question.method, splits, model_settings, tuning, probe)
     train, held_out = encode_splits(splits, start, tuning, start.config.architecture == "decoder", reporter)
     device = choose_device(probe.device) if place is None else place.device
-    pass_tokens = tuning.pass_tokens or (256 if device.type == "cpu" else 8192)
+    pass_tokens = tuning.pass_tokens or (PASS_TOKENS[question.method] if device.type == "cpu" else GPU_PASS_TOKENS)
     rows = probe.batch_size * probe.accumulation
     plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)
     per_epoch = plan.steps_per_epoch

@@ -28,6 +28,9 @@ COMMON: dict[str, Any] = {
     "beta2": 0.999,
     "clip_norm": 1.0,
 }
+PASS_TOKENS: dict[Method, int] = {"full": 512, "lora": 256, "qlora": 256}
+"""On the CPU, where an adapter's passes gain nothing by more; with all weights each adds up as many gradients."""
+GPU_PASS_TOKENS = 8192
 WARMUP = 0.03
 """Share of the steps in which the learning rate rises, unless told otherwise."""
 
@@ -45,8 +48,8 @@ class TuningConfig:
     max_length: int = 0
     """Tokens of a row, the rest is cut; 0 for the model's context, at most 1,024."""
     pass_tokens: int = 0
-    """Tokens that go through the model at a time; a step takes as many passes as its rows need. 0 for 256 on the CPU,
-    where more gain nothing, and 8,192 on a GPU."""
+    """Tokens that go through the model at a time; a step takes as many passes as its rows need. 0 for what suits: on the
+    CPU 256 beside adapters and 512 for all weights, on a GPU 8,192."""
     layout: Layout = "auto"
     """Rows one after the other (``pack``), rows of like length side by side (``length``), or what costs less."""
     loss_on: LossOn = "auto"
