@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from scratchlm.checkpoints.files import disk_errors
 from scratchlm.checkpoints.gguf_write import write_gguf
 from scratchlm.checkpoints.huggingface import export_huggingface
+from scratchlm.checkpoints.pooling import copy_pooling
 from scratchlm.errors import UserError
 from scratchlm.opening import open_model
-
-POOLING_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
 
 def export_model(
@@ -35,18 +32,8 @@ def export_model(
     opened = open_model(name, torch.float32)
     if to == "huggingface":
         export_huggingface(opened.model, opened.tokenizer, out)
-        if opened.located.kind == "huggingface":
-            _copy_pooling(opened.located.path, out)
+        if opened.located.path.is_dir():
+            copy_pooling(opened.located.path, out)
     else:
         write_gguf(opened.model, opened.tokenizer, out, kind)
     return out
-
-
-def _copy_pooling(source: Path, out: Path) -> None:
-    """Take along what sentence-transformers keeps beside a model: how its states are made one vector."""
-    for path in [source / name for name in POOLING_FILES] + sorted(source.glob("[0-9]_*/config.json")):
-        if path.is_file():
-            target = out / path.relative_to(source)
-            with disk_errors(str(target), "free some space, or choose another place for --out"):
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -32,11 +32,13 @@ class Examples:
     """(tokens,)."""
     targets: NDArray[np.int32]
     """(tokens,): what is to be said at each token, aligned with the logits: the next id where it is supervised, or the
-    number of the tag or, at one token of each row, of the label; elsewhere ``IGNORE``."""
+    number of the tag or, at one token of each row, of the label; elsewhere ``IGNORE``. Of texts that belong together,
+    at each one's first token, its own number."""
     offsets: NDArray[np.int64]
     """(N + 1,): row i is ``ids[offsets[i]:offsets[i + 1]]``."""
     rows: NDArray[np.int64]
-    """(N,): which record each example is, or is a part, of."""
+    """(N,): which record each example is, or is a part, of. A record of texts that belong together is as many examples:
+    the first, the one that belongs to it, and those that do not."""
     labels: tuple[str, ...]
     max_length: int
     truncated: int
@@ -60,6 +62,13 @@ class Examples:
         return np.diff(counts[self.offsets])
 
     @property
+    def groups(self) -> NDArray[np.int64]:
+        """(G + 1,): where those examples begin that are learned from together, and where the last of them end."""
+        if self.task != "embed":
+            return np.arange(len(self) + 1)
+        return np.concatenate([np.flatnonzero(np.diff(self.rows, prepend=-1)), [len(self)]])
+
+    @property
     def supervised(self) -> int:
         """How many predictions are learned from."""
         return int((self.targets != IGNORE).sum())
@@ -72,6 +81,9 @@ class Examples:
     def show(self, tokenizer: Tokenizer, number: int = 0) -> str:
         """One example as text: what is supervised stands between ⟦ and ⟧, tags and labels behind an arrow."""
         ids, targets = self[number]
+        if self.task == "embed":
+            texts = [tokenizer.decode(self[n][0]) for n in np.flatnonzero(self.rows == self.rows[number])]
+            return " | ".join([f"{texts[0]} ↔ {texts[1]}", *(f"not {text}" for text in texts[2:])])
         if self.task == "classify":
             return f"{tokenizer.decode(ids)} → {self.labels[targets.max()]}"
         if self.task == "tag":
@@ -88,7 +100,8 @@ class Examples:
         """Counts, for people."""
         tokens, longest = len(self.ids), int(self.lengths.max())
         text = f"{len(self):,} examples of {tokens / len(self):,.1f} tokens on average, the longest {longest:,}; "
-        text += f"{tokens:,} tokens, {self.supervised / tokens:.0%} supervised; {self.truncated:,} truncated"
+        learned = "in pairs" if self.task == "embed" else f"{self.supervised / tokens:.0%} supervised"
+        text += f"{tokens:,} tokens, {learned}; {self.truncated:,} truncated"
         text += f" to {self.max_length:,} tokens" if self.truncated else ""
         return "\n".join([text, *self.notes, *([str(self.skipped)] if self.skipped.count else [])])
 
@@ -119,12 +132,13 @@ def encode_records(
     in EOS where the template has none. What is too long for ``max_length`` is cut thus: of a prompt and its completion
     first the prompt's beginning, then the completion's end; of all else the end. Where the end is cut, no EOS follows.
     Whole text files are read in parts of ``max_length`` instead. Tags stand at the first sub-token of each word; a
-    label at an encoder's first token ([CLS], or [BOS], where the vocabulary has one), and at a decoder's last.
+    label at an encoder's first token ([CLS], or [BOS], where the vocabulary has one), and at a decoder's last. Texts
+    that belong together are encoded as texts to embed are, each by itself.
 
     Args:
         loss_on: "completion" of a prompt, the "assistant"'s turns of a chat, or "all" tokens but a row's first. "auto"
             is the first two; a plain text is always learned whole.
-        causal: for a decoder. Encoders serve the tasks "classify" and "tag".
+        causal: for a decoder. Encoders serve the tasks "classify", "tag" and "embed".
         template: a chat template in place of the tokenizer's.
 
     Raises:
@@ -137,7 +151,7 @@ def encode_records(
     if loss_on not in ("auto", "all", _DEFAULTS.get(task, "auto")):
         raise UserError(f"the task {task} has no {loss_on} to learn from; leave loss_on out")
     if not causal and task in _DEFAULTS:
-        raise UserError(f"the task {task} needs a decoder, and this is an encoder; use classify or tag")
+        raise UserError(f"the task {task} needs a decoder, and this is an encoder; use classify, tag or embed")
     encoder = RecordEncoder(records, tokenizer, max_length, loss_on == "all" or task == "lm", causal, template)
     if max_length < encoder.least:
         raise UserError(f"max_length is {max_length}; give at least {encoder.least} tokens")
@@ -155,11 +169,14 @@ def encode_records(
             numbers.append(number)
     if not ids:
         raise UserError(f"{records.name}: no row is left to learn from ({skipped})")
+    joined, offsets = np.concatenate(targets), np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    if task == "embed":
+        joined[offsets[:-1]] = np.arange(len(ids))
     return Examples(
         task,
         np.concatenate(ids),
-        np.concatenate(targets),
-        np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        joined,
+        offsets,
         np.array(numbers, np.int64),
         records.labels,
         max_length,
@@ -229,6 +246,7 @@ class RecordEncoder:
             "chat": self._chatted,
             "classify": self._classified,
             "tag": self._tagged,
+            "embed": self._paired,
         }[self._records.task]
         rows = self._records.rows
         for first in range(0, len(rows), _ROWS_AT_ONCE):
@@ -317,6 +335,18 @@ class RecordEncoder:
             cut = [*self._before, *self._cut(ids, room), *self._after]
             before = [IGNORE] * len(self._before)
             yield [(cut, [*before, *targets[:room], *[IGNORE] * len(self._after)])]
+
+    def _paired(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
+        before = self._tokenizer.prefix_ids
+        room = self._most - len(before) - len(self._after)
+        found = iter(encode_texts(self._tokenizer, [text for row in rows for text in row.texts]))
+        for row in rows:
+            texts = list(islice(found, len(row.texts)))
+            if not all(texts):
+                yield BadRow("one of its texts has no token")
+                continue
+            parts = [[*before, *self._cut(text, room), *self._after] for text in texts]
+            yield [(ids, [0, *[IGNORE] * (len(ids) - 1)]) for ids in parts]
 
 
 def _suffix_length(tokenizer: Tokenizer, ids: NDArray[np.uint32]) -> int:

@@ -97,7 +97,8 @@ class Plan:
     """Which examples each step of the training takes, and how they are laid out. A pure function of the step, so that a
     run that was stopped goes on with the same batches without any state.
 
-    Every step takes ``rows`` examples (the last of an epoch what is left), and its batches add up to the same loss
+    Every step takes ``rows`` examples (the last of an epoch what is left; of texts that belong together so many records
+    with all their texts), and its batches add up to the same loss
     however they are laid out: "pack" puts them one after the other, "length" pads them to others of like length, and
     "auto" takes for each step what costs less. With "length" a step's examples are themselves of like length, which
     saves padding but learns from them in an order that is less random.
@@ -131,9 +132,13 @@ class Plan:
     def _learned(self) -> Indices:
         return self.examples.learned
 
+    @cached_property
+    def _groups(self) -> Indices:
+        return self.examples.groups
+
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.examples) // self.rows)
+        return -(-(len(self._groups) - 1) // self.rows)
 
     def indices(self, step: int) -> Indices:
         """The examples of a step, counted from 0 through all epochs."""
@@ -141,7 +146,10 @@ class Plan:
         if epoch not in self._orders:
             self._orders.clear()
             self._orders[epoch] = self._order(epoch)
-        return self._orders[epoch][place * self.rows : (place + 1) * self.rows]
+        chosen = self._orders[epoch][place * self.rows : (place + 1) * self.rows]
+        if len(self._groups) > len(self.examples):
+            return chosen
+        return np.concatenate([np.arange(self._groups[n], self._groups[n + 1]) for n in chosen])
 
     def step(self, step: int, part: int = 0, parts: int = 1) -> list[Batch]:
         """The batches of a step, or of the one ``part`` of ``parts`` that a process has (an empty list where there is
@@ -169,11 +177,11 @@ class Plan:
         return 1 - sum(used for _, _, used in blocks) / sum(rows * width for rows, width, _ in blocks)
 
     def _order(self, epoch: int) -> Indices:
-        order = epoch_order(len(self.examples), self.seed, epoch)
+        order = epoch_order(len(self._groups) - 1, self.seed, epoch)
         if self.method != "length":
             return order
         pool = _POOL * self.rows
-        lengths = self._lengths
+        lengths = np.add.reduceat(self._lengths, self._groups[:-1])
         pools = [order[first : first + pool] for first in range(0, len(order), pool)]
         ordered = np.concatenate([one[np.argsort(-lengths[one], kind="stable")] for one in pools])
         full = len(ordered) // self.rows

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Task = Literal["lm", "prompt", "chat", "classify", "tag"]
+Task = Literal["lm", "prompt", "chat", "classify", "tag", "embed"]
 _Values = Mapping[str, Any]
 _ROLES = {
     "system": "system", "developer": "developer", "tool": "tool", "function": "tool", "observation": "tool",
     "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
 }  # fmt: skip
 """Of a message, with the names that others give them."""
+_MOST_NEGATIVES = 64
+"""Of one row."""
 _MAY_BE_EMPTY = ("system", "developer", "tool")
 
 
@@ -37,6 +39,8 @@ class Record:
     tokens: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     """The one label, or each token's tag."""
+    texts: tuple[str, ...] = ()
+    """For "embed": a text, the one that belongs to it, and any that do not."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,10 @@ _OTHER_NAMES = {
     "output": ("response",),
     "tokens": ("words",),
     "tags": ("ner_tags", "labels"),
+    "query": ("question",),
+    "passage": ("positive", "answer", "document"),
+    "negative": ("negatives", "hard_negative", "hard_negatives"),
+    "match": ("label", "score"),
 }
 """Other names under which a part's column is found."""
 
@@ -249,6 +257,23 @@ def _tagged(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
     )
 
 
+def _paired(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+    """Two texts that belong together, which are the first two parts, and any number of texts that do not."""
+    match = values.get(columns.get("match", ""))
+    if match is not None and match not in (1, "1", "1.0", "true", "True"):
+        raise BadRow(f"{columns['match']!r} is {_shown(match)}, and texts are learned from that belong together (1)")
+    first, second = (_text(values, columns[role]) for role in list(columns)[:2])
+    given = values.get(columns.get("negative", ""))
+    others = given if isinstance(given, list) else [] if given in (None, "") else [given]
+    named = (_checked(other, f"{columns['negative']!r}, number {n},") for n, other in enumerate(others, 1))
+    texts = first, second, *named
+    if len(texts) > _MOST_NEGATIVES + 2:
+        raise BadRow(f"{columns['negative']!r} has {len(texts) - 2:,} texts; give at most {_MOST_NEGATIVES}")
+    if second in texts[2:]:
+        raise BadRow(f"{columns['negative']!r} has the text that belongs to the first; leave it out there")
+    return Record(texts=texts)
+
+
 SHAPES = (
     Shape("messages", "chat", ("messages",), _chatted, ("tools",)),
     Shape("conversations", "chat", ("conversations",), _chatted, ("tools",)),
@@ -258,6 +283,9 @@ SHAPES = (
     Shape("prompt + completion", "prompt", ("prompt", "completion"), _completed, (), ("chat", "lm")),
     Shape("question + answer", "prompt", ("question", "answer"), _question, (), ("chat", "lm")),
     Shape("tokens + tags", "tag", ("tokens", "tags"), _tagged),
+    Shape("anchor + positive", "embed", ("anchor", "positive"), _paired, ("negative",)),
+    Shape("query + passage", "embed", ("query", "passage"), _paired, ("negative",)),
+    Shape("sentence1 + sentence2", "embed", ("sentence1", "sentence2"), _paired, ("negative", "match")),
     Shape("text + label", "classify", ("text", "label"), _classified),
     Shape("text", "lm", ("text",), _plain),
 )

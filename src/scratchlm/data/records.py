@@ -104,12 +104,13 @@ def read_records(
     """Read and check rows; see :func:`~scratchlm.data.record_files.read_rows` for what ``source`` may be.
 
     The form is recognised by the columns, the first that fits: messages or conversations (chats), instruction + output,
-    prompt + completion, question + answer, tokens + tags, text + label, text.
+    prompt + completion, question + answer, tokens + tags, anchor + positive, query + passage, sentence1 + sentence2,
+    text + label, text.
 
     Args:
-        task: "lm" (plain text, or prompts and completions, whose task is then "prompt"), "prompt", "chat", "classify"
-            or "tag", where not the form's own; "chat" also takes prompts and completions, which become the user's and
-            the assistant's turns.
+        task: "lm" (plain text, or prompts and completions, whose task is then "prompt"), "prompt", "chat", "classify",
+            "tag" or "embed", where not the form's own; "chat" also takes prompts and completions, which become the
+            user's and the assistant's turns.
         columns: what to read from which column, such as {"text": "review"}.
         bad: "stop" at the first bad row, or "skip" and count them.
         split, lines: see ``read_rows``.
@@ -207,7 +208,9 @@ def join_validation(train: Records, validation: Records) -> Splits:
 def row_key(row: Record) -> bytes:
     """What tells rows apart when duplicates are looked for: all that the model reads and writes but the labels, in one
     case and with single spaces."""
-    parts = [row.prompt, row.text, *row.tokens, *(f"{m['role']}\0{m.get('content') or m}" for m in row.messages)]
+    turns = (f"{m['role']}\0{m.get('content') or m}" for m in row.messages)
+    # Of texts that belong together the first alone: what was learned of it must not be asked again.
+    parts = [row.prompt, row.text, *row.tokens, *row.texts[:1], *turns]
     plain = "\0".join(" ".join(part.casefold().split()) for part in parts)
     return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -10,7 +10,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from scratchlm.checkpoints.catalogue import Located
 from scratchlm.checkpoints.pooling import PoolingSettings, read_pooling
@@ -194,11 +193,7 @@ class Embedder:
     @torch.inference_mode()
     def _vectors(self, batch: Sequence[_Read]) -> NDArray[np.float32]:
         """(rows, C)."""
-        states = self._reader.read([one.ids for one in batch])
-        first = self.pooling.mode == "cls"
-        pooled = torch.stack([one[0] if first else one.mean(0) for one in states])
-        if self.pooling.normalise:
-            pooled = F.normalize(pooled, dim=1)
+        pooled = self.pooling.vectors(self._reader.read([one.ids for one in batch]))
         whole = torch.isfinite(pooled).all(1)
         if not bool(whole.all()):
             number = batch[int(whole.int().argmin())].number

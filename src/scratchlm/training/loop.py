@@ -204,6 +204,8 @@ class Trainer:
         set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
         total = torch.zeros((), device=place.device)
         batches = self.placement.passes(work.batches)
+        with self.autocast():
+            self.task.begin(self.model, batches, place)
         for index, batch in enumerate(batches):
             total += self.learn(batch, labels, last=index + 1 == len(batches))
         summed, asked = place.sum([float(total), float(stop is not None and stop.asked)])

@@ -48,6 +48,9 @@ class Task(Protocol):
         """What this process does in a step of ``passes`` passes of ``rows`` rows. A function of the step, the place and
         the generator alone, which is seeded by the step; never an empty list of batches."""
 
+    def begin(self, model: nn.Module, batches: list[Batch], place: World) -> None:
+        """Called before the passes of a step, which are these here, with the model that computes them."""
+
     def validation(self) -> Iterator[Batch] | None:
         """The held-out batches, the same each time, or None where nothing is held out."""
 
@@ -77,6 +80,9 @@ class Sampled:
         first, last = place.share(rows)
         slices = [batch.slice(rows * number + first, rows * number + last) for number in range(passes)]
         return Work(slices, batch.label_count(), batch.ids.numel())
+
+    def begin(self, model: nn.Module, batches: list[Batch], place: World) -> None:
+        """Each pass is for itself."""
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.labels is None:
@@ -176,6 +182,9 @@ class FineTune:
         batches = self.train.step(step, place.rank, place.size)
         learned, tokens = self.train.sizes(step)
         return Work(batches or [_nothing()], learned, tokens)
+
+    def begin(self, model: nn.Module, batches: list[Batch], place: World) -> None:
+        """Each pass is for itself."""
 
     def validation(self) -> Iterator[Batch] | None:
         return None if self.held_out is None else self.held_out.in_order()
