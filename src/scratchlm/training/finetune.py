@@ -18,6 +18,7 @@ from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.datasets import data_file
 from scratchlm.data import Examples, Plan, Records, Splits, encode_records, join_validation, read_records, split_records
 from scratchlm.data.records import Bad
+from scratchlm.data.tags import word_style
 from scratchlm.errors import UserError
 from scratchlm.models import Model
 from scratchlm.tokenizers import Tokenizer
@@ -176,7 +177,9 @@ def prepare(
     if question.method == "qlora":
         quantised = tuning.base_bits
         quantise_base(model, tuning.base_bits)
-    if question.method != "full":
+    if question.method == "full":
+        model.requires_grad_(True)  # what an adapter was merged into is frozen
+    else:
         torch.manual_seed(config.seed)
         add_lora(model, tuning.lora(start.whole))
     model.train()
@@ -327,6 +330,7 @@ def _description(tuning: Tuning) -> dict[str, Any]:
             "base": question.model,
             "records": tuning.splits.train.task,
             "quantised": tuning.quantised,
+            "words": word_style(row.tokens for row in tuning.splits.train.rows),
         },
     }
 

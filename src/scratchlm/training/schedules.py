@@ -11,7 +11,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """The learning rate of step ``step`` (from 0), as a share of its peak.
 
     A linear warm-up from 1/warmup to 1; then ``constant``; or ``cosine`` (Loshchilov & Hutter 2017, eq. 5) or
-    ``linear`` down to ``final_learning_rate_ratio`` at the last step; or ``wsd``, flat until the last
+    ``linear`` down to ``final_learning_rate_ratio``, reached one step after the last; or ``wsd``, flat until the last
     ``decay_fraction`` of the steps and linear from there (Hu et al. 2024).
     """
     if step < config.warmup_steps:
@@ -23,7 +23,9 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
         start = max(start, round(config.steps * (1 - config.decay_fraction)))
         if step < start:
             return 1.0
-    # The last step still learns something: progress reaches 1 one step after it.
-    progress = (step - start + 1) / (config.steps - start + 1)
+    # The first step after the warm-up has the whole rate, as the step before a ``wsd`` schedule falls has; the last step
+    # still learns something.
+    fallen = step - start + (config.schedule == "wsd")
+    progress = fallen / (config.steps - start + (config.schedule == "wsd"))
     falling = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
     return config.final_learning_rate_ratio + (1 - config.final_learning_rate_ratio) * falling
