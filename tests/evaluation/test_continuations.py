@@ -18,7 +18,9 @@ from scratchlm.errors import UserError
 from scratchlm.evaluation import continuations
 from scratchlm.evaluation.continuations import SAMPLES, Prompt, choose_prompts, continue_prompts, evaluate_examples
 from scratchlm.generation.build import build_engine
+from scratchlm.generation.engine import Engine
 from scratchlm.generation.generate import generate
+from scratchlm.generation.native import Segment
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.models import Decoder, ModelConfig, build_model, with_head
 from scratchlm.tokenizers import Tokenizer, render_chat, train_tokenizer
@@ -176,6 +178,36 @@ def test_of_a_chat_the_last_answer_is_asked_for(tmp_path: Path, tokenizer: Token
     ended = Prompt(prompt.text, prompt.ids, "jumps", skip_special=True)
     (said,) = continue_prompts(decoder, tokenizer, [ended], 30)
     assert "<|im_" not in said
+
+
+class Scripted:
+    """A backend that says the same tokens to every prompt."""
+
+    keeps, precision, context, slots = True, "fp32", 64, 4
+
+    def __init__(self, said: list[int], vocab_size: int, prompt: int) -> None:
+        self._said, self.vocab_size, self._prompt = said, vocab_size, prompt
+        self.asked = 0
+
+    def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
+        places = [segment.start + len(segment.ids) - self._prompt for segment in segments]
+        self.asked = max(self.asked, *places)
+        return torch.nn.functional.one_hot(torch.tensor([self._said[n] for n in places]), self.vocab_size).float()
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Nothing is remembered."""
+
+
+@pytest.mark.parametrize(("skip_special", "text"), [(True, " jumps"), (False, " jumps<|im_start|>")])
+def test_an_end_token_ends_a_text_and_in_chats_others_are_no_part_of_it(
+    skip_special: bool, text: str, tokenizer: Tokenizer, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, end = (tokenizer.id_of(name) or 0 for name in ("<|im_start|>", "<|im_end|>"))
+    jumps, ids = tokenizer.encode(" jumps"), tokenizer.encode("Hi")
+    backend = Scripted([*jumps, start, end, *jumps, *jumps], tokenizer.vocab_size, len(ids))
+    monkeypatch.setattr(continuations, "build_engine", lambda *_, **__: Engine(backend))
+    assert continue_prompts(decoder, tokenizer, [Prompt("Hi", ids, "", skip_special=skip_special)], 20) == [text]
+    assert backend.asked == len(jumps) + 1  # nothing after the end
 
 
 def test_a_template_of_ones_own_is_used_for_prompts_too(tmp_path: Path, tokenizer: Tokenizer) -> None:
