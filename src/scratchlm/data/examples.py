@@ -82,7 +82,7 @@ class Examples:
         """One example as text: what is supervised stands between ⟦ and ⟧, tags and labels behind an arrow."""
         ids, targets = self[number]
         if self.task == "embed":
-            texts = [tokenizer.decode(self[n][0]) for n in np.flatnonzero(self.rows == self.rows[number])]
+            texts = [tokenizer.decode(self[int(n)][0]) for n in np.flatnonzero(self.rows == self.rows[number])]
             return " | ".join([f"{texts[0]} ↔ {texts[1]}", *(f"not {text}" for text in texts[2:])])
         if self.task == "classify":
             return f"{tokenizer.decode(ids)} → {self.labels[targets.max()]}"

@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scratchlm.checkpoints.pooling import Pooling
-from scratchlm.data import IGNORE, Batch, Examples
+from scratchlm.data import IGNORE, Batch, Examples, Records
 from scratchlm.data.packing import pack, packed_batch
+from scratchlm.errors import UserError
+from scratchlm.training.config import TrainConfig
 from scratchlm.training.distributed import World
 from scratchlm.training.tasks import FineTune, Work
 
@@ -44,7 +47,7 @@ class Texts:
     @classmethod
     def of(cls, *examples: Examples) -> Texts:
         """Of several sets, one after the other."""
-        rows, parts, same = [], [], list[int]()
+        rows, parts, same = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[int]()
         known: dict[bytes, int] = {}
         for one in examples:
             groups = one.groups
@@ -190,6 +193,27 @@ class Contrast(FineTune):
             raise ValueError("a batch without labels cannot be learned from")
         states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)
         return batch.labels[batch.labels != IGNORE], pooled(states, batch, self.pooling)
+
+
+def check_contrast(config: TrainConfig, processes: int) -> None:
+    """Whether vectors can be learned so.
+
+    Raises:
+        UserError: one row a step, a compiled loss, whose dropout cannot be drawn twice, or a model that is spread.
+    """
+    if config.batch_size * config.accumulation < 2:
+        raise UserError("the task embed tells a step's rows from one another; give a batch_size of at least 2")
+    if config.compile:
+        raise UserError("compile does not go with the task embed, whose passes are computed twice; leave it out")
+    if config.sharding != "none" and processes > 1:
+        raise UserError("the task embed needs the whole model in each process; leave sharding out")
+
+
+def lower_texts(records: Records) -> Records:
+    """Texts that belong together in lower case, as some checkpoints read theirs."""
+    return replace(
+        records, rows=[replace(row, texts=tuple(text.lower() for text in row.texts)) for row in records.rows]
+    )
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

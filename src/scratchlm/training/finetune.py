@@ -16,6 +16,7 @@ from scratchlm.adapters import FrozenLinear, add_lora, quantise_base, trainable
 from scratchlm.adapters.run import TUNING, AdapterRun
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.datasets import data_file
+from scratchlm.checkpoints.pooling import copy_pooling
 from scratchlm.data import Examples, Plan, Records, Splits, encode_records, join_validation, read_records, split_records
 from scratchlm.data.records import Bad
 from scratchlm.data.tags import word_style
@@ -23,6 +24,7 @@ from scratchlm.errors import UserError
 from scratchlm.models import Model
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.config import TrainConfig
+from scratchlm.training.contrast import Contrast, check_contrast, lower_texts
 from scratchlm.training.distributed import World, choose_device, world
 from scratchlm.training.loop import FitResult, fit
 from scratchlm.training.pretrain import CHANGEABLE, fields_of
@@ -30,13 +32,7 @@ from scratchlm.training.progress import Reporter, tensorboard_writer
 from scratchlm.training.settings import NOT_SETTABLE, split_tuning
 from scratchlm.training.starting import DECIDED, Start, is_preset, start_from
 from scratchlm.training.tasks import FineTune
-from scratchlm.training.tuning_config import (
-    GPU_PASS_TOKENS,
-    PASS_TOKENS,
-    Method,
-    TuningConfig,
-    tuned_train_config,
-)
+from scratchlm.training.tuning_config import Method, TuningConfig, tuned_train_config, usual_pass_tokens
 
 SHOWN = 600
 """Characters of the example that is shown before training."""
@@ -67,8 +63,8 @@ class Tuning:
 
     question: Question
     run: RunFolder
+    start: Start
     model: Model
-    tokenizer: Tokenizer
     splits: Splits
     train: Examples
     held_out: Examples | None
@@ -79,6 +75,10 @@ class Tuning:
     """What the base's matrices are kept in; None for whole numbers of floating point."""
     fingerprint: str
     """Of all examples."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.start.tokenizer
 
     @property
     def trained_parameters(self) -> int:
@@ -162,16 +162,22 @@ def prepare(
     splits = read_splits(question, probe)
     for line in (splits.train.description(), *splits.notes):
         reporter.note(line)
+    task = splits.train.task
     start = start_from(question.model, question.method, splits, model_settings, tuning, probe)
     train, held_out = encode_splits(splits, start, tuning, start.config.architecture == "decoder", reporter)
     device = choose_device(probe.device) if place is None else place.device
-    pass_tokens = tuning.pass_tokens or (PASS_TOKENS[question.method] if device.type == "cpu" else GPU_PASS_TOKENS)
+    pass_tokens = tuning.pass_tokens or usual_pass_tokens(question.method, task, device.type)
+    probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | train_settings, 1, task)
     rows = probe.batch_size * probe.accumulation
     plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)
     per_epoch = plan.steps_per_epoch
     steps = train_settings.get("steps") or max(1, round(tuning.epochs * per_epoch))
-    config = tuned_train_config(question.method, steps, train_settings, min(per_epoch, steps))
+    config = tuned_train_config(question.method, steps, train_settings, min(per_epoch, steps), task)
     held_plan = None if held_out is None else Plan(held_out, rows, pass_tokens, 0, "auto", start.config.width)
+    learned = FineTune(plan, held_plan)
+    if start.pooling is not None:
+        check_contrast(config, 1 if place is None else place.size)
+        learned = Contrast(plan, held_plan, start.pooling.mode)
     model = start.model()
     quantised = None
     if question.method == "qlora":
@@ -179,6 +185,8 @@ def prepare(
         quantise_base(model, tuning.base_bits)
     if question.method == "full":
         model.requires_grad_(True)  # what an adapter was merged into is frozen
+        if start.pooling is not None and start.config.pooler:
+            model.get_submodule("pooler").requires_grad_(False)  # vectors are made without it
     else:
         torch.manual_seed(config.seed)
         add_lora(model, tuning.lora(start.whole))
@@ -186,12 +194,12 @@ def prepare(
     return Tuning(
         question,
         run,
+        start,
         model,
-        start.tokenizer,
         splits,
         train,
         held_out,
-        FineTune(plan, held_plan),
+        learned,
         config,
         tuning,
         quantised,
@@ -222,12 +230,19 @@ def encode_splits(
     Raises:
         UserError: a row cannot be encoded, or nothing is left to learn.
     """
-    context = start.config.context
-    most = tuning.max_length or min(context, MAX_LENGTH)
-    if most > context:
-        raise UserError(f"max_length is {most}, the model's context {context}; lower max_length")
+    longest = start.longest
+    most = tuning.max_length or min(longest, MAX_LENGTH)
+    if most > longest:
+        raise UserError(f"max_length is {most}, and the model reads {longest} tokens; lower max_length")
+    lower = start.pooling is not None and start.pooling.lower_case
     train, *others = (
-        encode_records(part, start.tokenizer, max_length=most, loss_on=tuning.loss_on, causal=causal)
+        encode_records(
+            lower_texts(part) if lower else part,
+            start.tokenizer,
+            max_length=most,
+            loss_on=tuning.loss_on,
+            causal=causal,
+        )
         for part in (splits.train, splits.validation)
         if part is not None
     )
@@ -286,6 +301,8 @@ def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measur
             raise UserError(f"the rows of {tuning.question.data} have changed since {run.path} was begun; tune anew")
     elif place.main:
         tuning.tokenizer.save(run.path)
+        if tuning.start.pooling is not None and tuning.start.folder is not None:
+            copy_pooling(tuning.start.folder, run.path)
         run.write_settings(config.to_dict() | tuning.tuning.to_dict())
         run.write_description(_description(tuning))
     place.barrier()

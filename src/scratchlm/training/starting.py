@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from scratchlm.checkpoints import PoolingSettings, read_pooling
 from scratchlm.data import Records, Splits
 from scratchlm.errors import UserError
 from scratchlm.models import PRESETS, Model, ModelConfig, build_model, model_preset, with_head
@@ -17,7 +18,7 @@ from scratchlm.tokenizers import Tokenizer, train_tokenizer
 from scratchlm.training.config import TrainConfig
 from scratchlm.training.tuning_config import Method, TuningConfig
 
-HEADS: dict[str, Literal["classify", "tag"]] = {"classify": "classify", "tag": "tag"}
+HEADS: dict[str, Literal["classify", "tag", "none"]] = {"classify": "classify", "tag": "tag", "embed": "none"}
 """Tasks whose answers are not words of the vocabulary."""
 DECIDED = {"head", "labels", "pooler"}
 """Fields of a preset's config that the task decides."""
@@ -35,6 +36,17 @@ class Start:
     """Reads, or makes, it."""
     whole: tuple[str, ...] = ()
     """Modules that start from nothing, so that an adapter of the model has to bring them."""
+    folder: Path | None = None
+    """Where it comes from, if that is a folder."""
+    pooling: PoolingSettings | None = None
+    """For the task ``embed``: how a text's states become a vector, as it will be when the model is used."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a row that the model can read; to embed, those that it will."""
+        if self.pooling is None:
+            return self.config.context
+        return min(self.pooling.max_length or self.tokenizer.max_length or self.config.context, self.config.context)
 
 
 def is_preset(name: str) -> bool:
@@ -69,17 +81,23 @@ def start_from(
         raise UserError(
             f"{name} is an encoder-decoder, which is trained on pairs: scratchlm train transformer --data FILE"
         )
+    folder = opened.located.path if opened.located.path.is_dir() else None
+    pooling = None
+    if records.task == "embed":
+        pooling = PoolingSettings() if folder is None else read_pooling(folder)
     head = HEADS.get(records.task)
     if head is None or (opened.config.head == head and opened.config.labels == records.labels):
         if opened.config.head in HEADS.values() and head is None:
-            raise UserError(f"{name} gives classes, not words; tune its base on the task {records.task}")
-        return Start(opened.config, opened.tokenizer, lambda: opened.model)
+            raise UserError(f"{name} gives no words; tune its base on the task {records.task}")
+        return Start(opened.config, opened.tokenizer, lambda: opened.model, (), folder, pooling)
 
     def read() -> Model:
         return with_head(opened.model, head, records.labels, config.seed)
 
-    whole = ("head", "pooler") if opened.config.architecture == "encoder" and not opened.config.pooler else ("head",)
-    return Start(opened.config, opened.tokenizer, read, whole if head == "classify" else ("head",))
+    new = {"classify": ("head", "pooler"), "tag": ("head",), "none": ()}[head]
+    if opened.config.pooler or opened.config.architecture == "decoder":
+        new = tuple(name for name in new if name != "pooler")
+    return Start(opened.config, opened.tokenizer, read, new, folder, pooling)
 
 
 def _anew(
@@ -110,9 +128,9 @@ def _anew(
         torch.manual_seed(config.seed)
         return build_model(shape)
 
-    return Start(shape, tokenizer, make)
+    return Start(shape, tokenizer, make, pooling=PoolingSettings() if head == "none" else None)
 
 
 def _texts(records: Records) -> Iterator[str]:
     for row in records.rows:
-        yield " ".join(part for part in (row.prompt, row.text, " ".join(row.tokens)) if part) + "\n"
+        yield " ".join(part for part in (row.prompt, row.text, *row.tokens, *row.texts) if part) + "\n"

@@ -28,9 +28,12 @@ COMMON: dict[str, Any] = {
     "beta2": 0.999,
     "clip_norm": 1.0,
 }
+TASKS: dict[str, dict[str, Any]] = {"embed": {"batch_size": 64}}
+"""Where a task differs: the rows of a step are each other's wrong answers, and should be many."""
 PASS_TOKENS: dict[Method, int] = {"full": 512, "lora": 256, "qlora": 256}
 """On the CPU, where an adapter's passes gain nothing by more; with all weights each adds up as many gradients."""
-GPU_PASS_TOKENS = 8192
+EMBED_PASS_TOKENS, GPU_PASS_TOKENS = 4096, 8192
+"""Where a step of the task ``embed`` fits one pass, it need not compute its vectors twice."""
 WARMUP = 0.03
 """Share of the steps in which the learning rate rises, unless told otherwise."""
 
@@ -48,8 +51,8 @@ class TuningConfig:
     max_length: int = 0
     """Tokens of a row, the rest is cut; 0 for the model's context, at most 1,024."""
     pass_tokens: int = 0
-    """Tokens that go through the model at a time; a step takes as many passes as its rows need. 0 for what suits: on the
-    CPU 256 beside adapters and 512 for all weights, on a GPU 8,192."""
+    """Tokens that go through the model at a time; a step takes as many passes as its rows need. 0 for what suits: on
+    the CPU 256 beside adapters, 512 for all weights and 4,096 for ``embed``, on a GPU 8,192."""
     layout: Layout = "auto"
     """Rows one after the other (``pack``), rows of like length side by side (``length``), or what costs less."""
     loss_on: LossOn = "auto"
@@ -126,13 +129,28 @@ def check_method(name: str) -> Method:
     return name  # type: ignore[return-value]
 
 
-def tuned_train_config(method: Method, steps: int, given: dict[str, Any], per_epoch: int) -> TrainConfig:
-    """The settings of a training of so many steps, the method's defaults where nothing is given.
+def usual_pass_tokens(method: Method, task: str, device: str) -> int:
+    """Tokens of a pass on a kind of device, unless told otherwise."""
+    if device != "cpu":
+        return GPU_PASS_TOKENS
+    return EMBED_PASS_TOKENS if task == "embed" else PASS_TOKENS[method]
+
+
+def tuned_train_config(
+    method: Method, steps: int, given: dict[str, Any], per_epoch: int, task: str = ""
+) -> TrainConfig:
+    """The settings of a training of so many steps, the method's and the task's defaults where nothing is given.
 
     Raises:
         UserError: a value out of range.
     """
-    settings = COMMON | DEFAULTS[method] | {"warmup_steps": round(WARMUP * steps), "eval_every": per_epoch} | given
+    settings = (
+        COMMON
+        | DEFAULTS[method]
+        | TASKS.get(task, {})
+        | {"warmup_steps": round(WARMUP * steps), "eval_every": per_epoch}
+        | given
+    )
     return TrainConfig(**{**settings, "steps": steps})
 
 
