@@ -4,7 +4,8 @@ A page may steer this with an HTML comment right before a block:
 
     <!-- run: slow -->            the block (and its output) is run by `make test-all` only
     <!-- run: no, REASON -->      the block is not run
-    <!-- run: needs MODEL -->     it is run where that model of the catalogue has been fetched (also: slow, needs MODEL)
+    <!-- run: needs MODEL -->     it is run where that model of the catalogue has been fetched (also: slow, needs MODEL;
+                                  needs MODEL and DATASET)
     <!-- numbers: 20 % -->        before an output block: its numbers may differ by so much (timings, other machines)
     <!-- numbers: any -->         only the words around the numbers must agree
     <!-- numbers: example -->     the page shows one run's output; another machine's may differ in its words, too
@@ -31,6 +32,8 @@ from typing import Any
 import pytest
 
 from scratchlm.checkpoints.catalogue import find_pulled
+from scratchlm.checkpoints.datasets import data_file, data_sets
+from scratchlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -92,9 +95,19 @@ def run_page(page: str, folder: Path, *, slow: bool) -> Iterator[tuple[Block, st
             yield block, (_run_program(block, names, folder) if block.language == "python" else _run(block, folder))
 
 
+def _is_here(names: str) -> bool:
+    """Whether all that a block needs has been fetched: models and data sets, with `and` between."""
+    return all(_fetched(name) for name in names.split(" and "))
+
+
 @cache
-def _is_here(model: str) -> bool:
+def _fetched(model: str) -> bool:
     """The pages were written with the package's files; the hub's have other numbers, and come first where both are."""
+    if model in data_sets():
+        try:
+            return data_file(model) is not None
+        except UserError:
+            return False
     found = find_pulled(model)
     return found is not None and found == find_pulled(model, "package")
 

@@ -22,6 +22,18 @@ def test_an_example_runs_and_prints_what_its_model_scores(path: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_example_of_tuning_leaves_an_adapter_and_a_classifier(tmp_path: Path) -> None:
+    (path,) = (path for path in EXAMPLES if path.stem == "finetune")
+    done = subprocess.run([sys.executable, path, "5"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    score, files, *predictions = done.stdout.splitlines()
+    before, after = (float(part.split()[-1]) for part in score.split(","))
+    assert after < before
+    assert files == "['adapter_config.json', 'adapter_model.safetensors']"
+    assert [line.partition(":")[0] for line in predictions] == ["a warm play , bright", "a sour song"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_example_with_real_models_answers_and_compares(tmp_path: Path) -> None:
     for model in ("smollm2-135m-instruct", "all-minilm-l6-v2"):
         if find_pulled(model) is None:
