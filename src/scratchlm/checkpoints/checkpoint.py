@@ -1,7 +1,7 @@
 """One checkpoint: the weights that are trained, the optimizer's state and the counters of a moment of a training.
 
 Of a model that one process holds whole there are two files of tensors; of one that is spread over processes, a folder
-of shares, a file for each process. Either can be read by one process and by several.
+of shares, with files of each process. Either can be read by one process and by several.
 """
 
 from __future__ import annotations

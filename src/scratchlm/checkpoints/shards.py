@@ -1,6 +1,6 @@
 """Tensors that are spread over processes, written and read by each process for its own share.
 
-By torch's distributed checkpoint, in safetensors files (its own format would be pickles), one for each process. Any
+By torch's distributed checkpoint, in safetensors files of each process's own (its usual format would be pickles). Any
 number of processes can read what any other number has written. Importing this takes a while.
 """
 
@@ -18,8 +18,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
 from scratchlm.errors import UserError
+
+FILE_BYTES = 2**27
+"""About as large is a file, and so much memory writing takes more than once: no more, however large a share is."""
 
 
 def check_version() -> None:
@@ -39,9 +43,22 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         OSError: in every process, if the disk has refused one of them.
     """
     try:
-        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        writer = HuggingFaceStorageWriter(str(folder), _files(tensors), save_distributed=True)
+        save(dict(tensors), storage_writer=writer)
     except CheckpointException as error:
         raise _cause(error) from None
+
+
+def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Which of a process's files each tensor goes to."""
+    numbers, number, filled = {}, 1, 0
+    for name, tensor in tensors.items():
+        share: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if filled and filled + share.nbytes > FILE_BYTES:
+            number, filled = number + 1, 0
+        numbers[name] = number
+        filled += share.nbytes
+    return numbers
 
 
 def read_shards(

@@ -132,8 +132,8 @@ class Spread(Whole):
         idle = replace(idle, labels=torch.full_like(idle.ids, IGNORE))
         return [*batches, *[idle] * (self.place.most(len(batches)) - len(batches))]
 
-    def adding_up(self, last: bool) -> AbstractContextManager[None]:
-        self.objective.set_requires_gradient_sync(last)
+    def adding_up(self, last: bool) -> AbstractContextManager[None]:  # noqa: ARG002
+        """In every pass: until the processes have added them up, gradients are as large as the whole model."""
         return nullcontext()
 
     def judged(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
