@@ -1,8 +1,11 @@
 """Train a tiny model, kill it with SIGKILL, resume it, and hold what is left against a run that was left alone.
 
-    python killed_runs.py FOLDER random COUNT SEED    kill after COUNT random times, each in a run of its own
-    python killed_runs.py FOLDER disk COUNT           kill at COUNT disk operations, spread evenly over the run
-                                                      (0 for every one); each is tried before and after it takes place
+    python killed_runs.py FOLDER random COUNT SEED [METHOD]   kill after COUNT random times, each in a run of its own
+    python killed_runs.py FOLDER disk COUNT [METHOD]          kill at COUNT disk operations, spread evenly over the run
+                                                              (0 for every one); each is tried before and after it
+    python killed_runs.py FOLDER interrupt STEP METHOD        Ctrl-C in a step, and then what the program says to type
+
+A METHOD is full, lora or qlora: not a training but a tuning of a tiny model.
 
 Prints one JSON object. Children are forked from one process that has imported everything and computed nothing, so a
 run takes a fraction of a second. It must be started with OMP_NUM_THREADS=1.
@@ -13,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -22,9 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 (torch's optimizers import it when they are made; here once for all children)
+import tuned_models
 
+import scratchlm.api  # noqa: F401 (here once for all children)
 from scratchlm.checkpoints import files
-from scratchlm.training import Reporter, train
+from scratchlm.cli.main import run as command_line
+from scratchlm.training import Question, Reporter, finetune, train
+from scratchlm.training.loop import Trainer
 
 SETTINGS: dict[str, Any] = {
     "width": 16,
@@ -42,11 +50,30 @@ SETTINGS: dict[str, Any] = {
     "save_every": 3,
     "log_every": 1,
 }
-TIMES = ("seconds", "tokens_per_second")
+TUNED: dict[str, Any] = {
+    **{"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "rank": 2, "lora_dropout": 0.1, "device": "cpu"},
+    **{"eval_every": 5, "save_every": 3, "log_every": 1, "eval_prompts": 2, "eval_new_tokens": 3},
+}
+TIMES = ("seconds", "tokens_per_second", "rows_per_second", "peak_memory_bytes")
+METHOD: Any = ""
+"""Of a tuning; empty for a training."""
 
 
 def run_to_end(out: Path, resume: bool) -> None:
-    train("tinygpt", "rumi", out, settings=SETTINGS, resume=resume, reporter=Reporter(quiet=True))
+    if METHOD:
+        asked = Question(*made(out.parent), None, METHOD)
+        finetune(asked, out, settings=TUNED, resume=resume, reporter=Reporter(quiet=True))
+    else:
+        train("tinygpt", "rumi", out, settings=SETTINGS, resume=resume, reporter=Reporter(quiet=True))
+
+
+def made(folder: Path) -> tuple[str, str]:
+    """A model and rows to tune it on."""
+    base, data = folder / "base", folder / "rows.jsonl"
+    if not base.exists():
+        tuned_models.save_model(base, "llama", dropout=0.1)
+        tuned_models.write_rows(data, tuned_models.rows("prompt"))
+    return str(base), str(data)
 
 
 def attempt(
@@ -115,6 +142,9 @@ class DiskOperations:
 def outcome(out: Path) -> dict[str, Any]:
     """All that must be the same, however often a run was killed."""
     found: dict[str, Any] = {"files": sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())}
+    if (out / "report.json").exists():
+        report = json.loads((out / "report.json").read_text())
+        found["report.json"] = {key: value for key, value in report.items() if key not in (*TIMES, "name")}
     for path in sorted(out.rglob("*")):
         if path.suffix in (".safetensors", ".bin", ".yaml") or path.name in ("tokenizer.json", "scratchlm.json"):
             found[str(path.relative_to(out))] = path.read_bytes()
@@ -123,8 +153,53 @@ def outcome(out: Path) -> dict[str, Any]:
     return found
 
 
+def type_in(arguments: list[str], said: Path, interrupt: int = 0) -> int:
+    """Run the program in a child whose standard error goes to a file, with Ctrl-C in a step; its exit status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not feel it
+    step = Trainer.step
+
+    def interrupted(self: Trainer, *more: Any) -> tuple[float, bool]:
+        if self.state.step + 1 == interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *more)
+
+    Trainer.step = interrupted  # type: ignore[method-assign]
+    os._exit(command_line(arguments))
+
+
+def interrupted_runs(folder: Path, step: int) -> dict[str, Any]:
+    """A tuning with Ctrl-C in a step, gone on with by what it said, against one that was left alone."""
+    os.waitpid(os.fork() or (made(folder), os._exit(0)), 0)  # type: ignore[func-returns-value]
+    base, data = made(folder)
+    asked = ["finetune", base, "--data", data, "--method", METHOD, "--task", "chat", "--validation", "5"]
+    asked += [
+        "--columns",
+        "completion=completion",
+        *(word for key in TUNED for word in ("--set", f"{key}={TUNED[key]}")),
+    ]
+    alone, stopped, said = folder / "alone", folder / "stopped", folder / "said.txt"
+    statuses = [type_in([*asked, "--out", str(alone)], folder / "alone.txt")]
+    statuses.append(type_in([*asked, "--out", str(stopped)], said, step))
+    steps = max(json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines())
+    last = said.read_text().splitlines()[-1].strip()
+    statuses.append(type_in(shlex.split(last)[1:], folder / "again.txt"))
+    one, two = outcome(alone), outcome(stopped)
+    differing = [name for name in sorted(one | two) if one.get(name) != two.get(name)]
+    return {"statuses": statuses, "differing": differing, "said": last, "interrupted": steps}
+
+
 def main() -> None:
+    global METHOD
     folder, mode, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    METHOD = "".join(sys.argv[5 if mode == "random" else 4 :])
+    if mode == "interrupt":
+        print(json.dumps(interrupted_runs(folder, count)))
+        return
     counter = folder / "operations"
     attempt(folder / "warm", resume=False)
     began = time.perf_counter()
