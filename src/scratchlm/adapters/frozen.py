@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,9 +68,18 @@ def quantise_base(model: nn.Module, kind: Kind, keep: Sequence[str] = ("head",))
     freeze(model)
     found = [(path, module) for path, module in model.named_modules() if type(module) is nn.Linear]
     chosen = [(path, module) for path, module in found if path not in keep]
+    count = len(chosen)
     for path, module in chosen:
         place(model, path, FrozenLinear(module, kind))
-    return len(chosen)
+    del found, chosen[:]
+    _give_back()
+    return count
+
+
+def _give_back() -> None:
+    """Freed matrices go back to the system: glibc would keep them, and the training's peak would hold both."""
+    with suppress(OSError, AttributeError):  # another C library, which has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def freeze(model: nn.Module) -> None:

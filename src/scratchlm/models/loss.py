@@ -30,7 +30,7 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return total, (labels != IGNORE).sum()
 
 
-AT_ONCE = 256
+AT_ONCE = 128
 """Positions whose logits exist at the same time."""
 
 
@@ -68,12 +68,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part, answers = states[first : first + AT_ONCE], labels[first : first + AT_ONCE, None]
             logits = F.linear(part, weight, bias).float()
             right = logits.gather(1, answers)
-            norm = logits.logsumexp(dim=1, keepdim=True)
-            total += (norm - right).sum()
+            # In place, step by step: logsumexp would make a second matrix as large.
+            most = logits.amax(dim=1, keepdim=True)
+            slope = logits.sub_(most).exp_()
+            sums = slope.sum(dim=1, keepdim=True)
+            total += (sums.log() + most - right).sum()
             if not any(ctx.needs_input_grad):
                 continue
             # d loss / d logits: the probabilities, less one where the answer is.
-            slope = logits.sub_(norm).exp_()
+            slope.div_(sums)
             slope.scatter_add_(1, answers, slope.new_full(answers.shape, -1.0))
             slope = slope.to(states.dtype)
             if d_states is not None:
