@@ -108,7 +108,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a model, a run of your own too, as other programs read it."""
-    from scratchlm.checkpoints.export import export_model
+    from scratchlm.exporting import export_model
 
     written = export_model(name, to.value, out, kind=kind.value)
     print_json({"name": name, "format": to.value, "path": str(written)}) if json else print(written)
