@@ -90,7 +90,7 @@ def finetune(
         model: a run, a model's folder or GGUF file, a name of the catalogue; or a preset, which is made anew.
         data: a file, a folder, a data set that ``scratchlm models list`` shows, or ``hub:NAME``; see
             :func:`scratchlm.data.read_records`.
-        task: ``lm``, ``chat``, ``classify`` or ``tag``; None for what the columns are for.
+        task: ``lm``, ``chat``, ``classify``, ``tag`` or ``embed``; None for what the columns are for.
         method: ``full`` (all weights), ``lora`` (adapters), ``qlora`` (adapters beside weights in 4 bits).
         validation: a share or a number of the rows to hold out, or a file of others.
         columns: what to read from which column, such as ``{"text": "review"}``.

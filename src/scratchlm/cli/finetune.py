@@ -33,7 +33,9 @@ def finetune(
     ],
     task: Annotated[
         str | None,
-        typer.Option(help="lm, chat, classify or tag. Without it, what the columns are for.", show_default=False),
+        typer.Option(
+            help="lm, chat, classify, tag or embed; if left out, what the columns are for.", show_default=False
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help="full, lora or qlora; or several with commas between, one after the other, compared.")

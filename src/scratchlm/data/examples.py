@@ -69,6 +69,11 @@ class Examples:
         return np.concatenate([np.flatnonzero(np.diff(self.rows, prepend=-1)), [len(self)]])
 
     @property
+    def count(self) -> int:
+        """How many there are to learn from: examples, or groups of them."""
+        return len(self.groups) - 1
+
+    @property
     def supervised(self) -> int:
         """How many predictions are learned from."""
         return int((self.targets != IGNORE).sum())

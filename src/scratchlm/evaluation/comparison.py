@@ -55,8 +55,12 @@ FIGURES = {
     "entity_precision": _Column("entity\nprecision", _share),
     "entity_recall": _Column("entity\nrecall", _share),
     "entity_f1": _Column("entity\nF1", _share),
+    "accuracy_at_1": _Column("found\nfirst", _share),
+    "accuracy_at_5": _Column("among\n5", _share),
+    "mrr_at_10": _Column("MRR\n@10", _share),
 }
-"""Of texts those of the tutorial's tables 5.1 and 6.1, and exact matches; of labels and tags the last."""
+"""Of texts those of the tutorial's tables 5.1 and 6.1, and exact matches; of labels and tags the next; of vectors how
+often the text that belongs to a text is found."""
 EFFORT = {
     "trained_parameters": _Column("trained\nparameters", lambda value: f"{value:,}"),
     "peak_memory_bytes": _Column("peak\nmemory", size),
@@ -205,7 +209,7 @@ def _known(values: Mapping[str, Any], columns: Mapping[str, _Column]) -> dict[st
 
 def _counts(figures: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures are of."""
-    return {key: figures[key] for key in ("rows", "words", "tokens", "prompts") if key in figures}
+    return {key: figures[key] for key in ("rows", "words", "tokens", "prompts", "candidates") if key in figures}
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -213,6 +217,7 @@ def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
         if "rows" in row:
             parts = [f"{row['rows']:,} held-out rows"]
             named = {"words": "words", "tokens": "tokens predicted", "prompts": "prompts continued"}
+            named["candidates"] = "texts to find"
             parts += [f"{row[key]:,} {what}" for key, what in named.items() if row.get(key)]
             return ", ".join(parts)
     return ""
@@ -305,4 +310,4 @@ def _name(key: str) -> str:
     if first in ("bleu", "rouge"):
         rest = f"{rest}-gram" if first == "bleu" and rest else rest.replace("l", "L", 1)
         return f"{first.upper()}\n{rest}".strip()
-    return key.replace("_f1", "\nF1").replace("_", "\n")
+    return key.replace("_at_", "\n@").replace("_f1", "\nF1").replace("_", "\n")

@@ -17,8 +17,9 @@ from scratchlm.errors import UserError
 from scratchlm.evaluation.classification import evaluate_labels, plot_confusion
 from scratchlm.evaluation.comparison import comparison_table, plot_comparison
 from scratchlm.evaluation.continuations import evaluate_examples
+from scratchlm.evaluation.ranking import evaluate_vectors
 from scratchlm.evaluation.report import to_json
-from scratchlm.models import evaluating
+from scratchlm.models import Seq2Seq, evaluating
 from scratchlm.training import FitResult, Reporter, Tuning
 
 REPORT = "report.json"
@@ -55,6 +56,9 @@ class Measured:
             return {}
         if examples.task in ("classify", "tag"):
             return label_figures(tuning.model, examples)
+        if tuning.start.pooling is not None:
+            assert not isinstance(tuning.model, Seq2Seq)
+            return evaluate_vectors(tuning.model, examples, tuning.start.pooling)
         with evaluating(tuning.model):
             return evaluate_examples(
                 tuning.model,
@@ -101,8 +105,8 @@ def _heading(tuning: Tuning) -> Report:
         "method": question.method,
         "task": tuning.splits.train.task,
         "data": question.data,
-        "train_rows": len(tuning.train),
-        "held_out_rows": 0 if tuning.held_out is None else len(tuning.held_out),
+        "train_rows": tuning.train.count,
+        "held_out_rows": 0 if tuning.held_out is None else tuning.held_out.count,
         "parameters": tuning.parameters,
         "trained_parameters": tuning.trained_parameters,
     }

@@ -21,6 +21,7 @@ from scratchlm.evaluation.continuations import choose_prompts, continue_prompts
 from scratchlm.evaluation.tuned import peak_memory, reset_peak_memory
 from scratchlm.models import Decoder, evaluating
 from scratchlm.training import Question, Reporter, Tuning
+from scratchlm.training.contrast import Contrast
 from scratchlm.training.distributed import World, choose_device
 from scratchlm.training.estimate import available_memory, existing_folder, size
 from scratchlm.training.finetune import prepare
@@ -106,8 +107,8 @@ def estimate_tuning(
         question.model,
         question.method,
         question.data,
-        len(tuning.train),
-        0 if tuning.held_out is None else len(tuning.held_out),
+        tuning.train.count,
+        0 if tuning.held_out is None else tuning.held_out.count,
         tuning.config.steps,
         tuning.parameters,
         trained,
@@ -162,6 +163,8 @@ def _disk(tuning: Tuning) -> float:
 def _times(tuning: Tuning, place: World) -> tuple[float, float, float]:
     """Seconds of a training pass for each token, of a step beside its passes, and of a held-out token."""
     trainer = Trainer(tuning.model, tuning.task, tuning.config, None, place, Reporter(quiet=True))
+    if isinstance(tuning.task, Contrast):
+        return _times_of_steps(trainer, tuning.task)
     batches = sorted(
         (batch for step in range(4) for batch in tuning.task.train.step(step % tuning.task.train.steps_per_epoch)),
         key=lambda batch: -batch.ids.numel(),
@@ -178,6 +181,24 @@ def _times(tuning: Tuning, place: World) -> tuple[float, float, float]:
     with torch.no_grad(), evaluating(tuning.model), trainer.autocast():
         judged = _clocked(place.device, lambda: tuning.task.loss(tuning.model, timed[0].to(place.device)))
     return per_token, per_step, judged / _tokens(timed[0])
+
+
+def _times_of_steps(trainer: Trainer, task: Contrast) -> tuple[float, float, float]:
+    """The same where a step's passes are not each for itself, so that only whole steps can be timed."""
+    device, steps = trainer.place.device, min(PASSES + 1, task.train.steps_per_epoch, trainer.config.steps)
+    largest, *others = sorted(range(steps), key=lambda step: -task.train.sizes(step)[1])
+    seconds = tokens = 0.0
+    for number, step in enumerate([largest, *others, largest]):
+        trainer.state.step = step
+        taken = _clocked(device, trainer.step)
+        if number:  # the first sets up memory, the last finds the optimizer's state there
+            seconds, tokens = seconds + taken, tokens + trainer.tokens
+    judged = next(iter(task.validation() or ()), None)
+    if judged is None:
+        return seconds / tokens, 0.0, 0.0
+    with torch.no_grad(), evaluating(trainer.model), trainer.autocast():
+        alone = _clocked(device, lambda: task.loss(trainer.model, judged.to(device)))
+    return seconds / tokens, 0.0, alone / _tokens(judged)
 
 
 def _timed_pass(trainer: Trainer, batch: Batch) -> float:
@@ -204,7 +225,7 @@ def _evaluation_seconds(tuning: Tuning, per_judged: float) -> float:
     validations = 2 + -(-config.steps // config.evaluation_interval)
     seconds = validations * per_judged * len(held.ids)
     prompts, most = tuning.tuning.eval_prompts, tuning.tuning.eval_new_tokens
-    if held.task in ("classify", "tag") or not prompts:
+    if held.task in ("classify", "tag", "embed") or not prompts:
         return seconds
     sample = choose_prompts(tuning.tokenizer, records, held, SAMPLE_PROMPTS, SAMPLE_TOKENS, 0, 0.5)
     if not sample:

@@ -329,7 +329,7 @@ def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measur
 
 def _description(tuning: Tuning) -> dict[str, Any]:
     question = tuning.question
-    held = 0 if tuning.held_out is None else len(tuning.held_out)
+    held = 0 if tuning.held_out is None else tuning.held_out.count
     return {
         "version": __version__,
         "preset": question.model,
@@ -338,7 +338,7 @@ def _description(tuning: Tuning) -> dict[str, Any]:
         "data": {
             "name": question.data,
             "fingerprint": tuning.fingerprint,
-            "train_rows": len(tuning.train),
+            "train_rows": tuning.train.count,
             "validation_rows": held,
             "train_tokens": len(tuning.train.ids),
         },
