@@ -46,7 +46,10 @@ LABELLED = {"architectures": ["LlamaForSequenceClassification"]}
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters is "),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"architectures": ["LlamaForQuestionAnswering"]}, "architectures is .*Answering"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "config.*missing: score.weight; unknown: lm_head.weight"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "config.*missing: score.weight; unknown: lm_head.weight",
+        ),
         (LABELLED | {"architectures": ["LlamaForSequenceClassification", "LlamaModel"]}, "architectures is .*Llama"),
         (LABELLED | {"problem_type": "multi_label_classification"}, "problem_type is 'multi_label"),
         (LABELLED | {"id2label": {"0": "number"}}, "id2label is .*number.*do not have"),

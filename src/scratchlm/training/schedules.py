@@ -23,8 +23,8 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
         start = max(start, round(config.steps * (1 - config.decay_fraction)))
         if step < start:
             return 1.0
-    # The first step after the warm-up has the whole rate, as the step before a ``wsd`` schedule falls has; the last step
-    # still learns something.
+    # The first step after the warm-up has the whole rate, as has the step before a ``wsd`` schedule falls; the last
+    # step still learns something.
     fallen = step - start + (config.schedule == "wsd")
     progress = fallen / (config.steps - start + (config.schedule == "wsd"))
     falling = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
