@@ -24,7 +24,7 @@ __all__ = [
     "norm_linear",
     "norm_linear_residual",
     "rms_norm",
-    "swiglu",
     "rotate_heads",
     "status",
+    "swiglu",
 ]
