@@ -154,7 +154,7 @@ def differences(claimed: Block, printed: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    return [re.sub(r"\s+", " ", line).strip() for line in text.strip("\n").splitlines()]
+    return "\n".join(re.sub(r"\s+", " ", line).strip() for line in text.splitlines()).strip("\n").splitlines()
 
 
 def _agree(said: str, got: str, allowed: str) -> bool:

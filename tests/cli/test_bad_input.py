@@ -116,7 +116,10 @@ TABLE: list[tuple[str, str]] = [
     ("generate gpt --prompt Rumi --max-new-tokens -1", "max_new_tokens|0 or more"),
     ("generate gpt --prompt Rumi --seed -1", "seed|at least 0"),
     ("generate gpt --prompt Rumi --stop ''", "stop|empty"),
-    ("generate bert --prompt Rumi", "masked|fill"),
+    ("predict bert --text Rumi", "bert"),
+    ("finetune nowhere --data no.jsonl --out new", "no.jsonl"),
+    ("finetune gpt --data no.jsonl --method prefix --out new", "prefix|full, lora, qlora"),
+    ("generate bert --prompt Rumi", "does not continue text|fill"),
     ("generate dates --prompt ''", "empty|source"),
     # fill
     ("fill bert", "--text"),
