@@ -30,6 +30,9 @@ PEERS = {
     "finetune-qlora": "Trainer and PEFT, not in 4 bits",
     "classify": "transformers' Trainer",
     "entities": "transformers' Trainer",
+    "dpo": "trl",
+    "grpo": "trl",
+    "grpo-long": "trl",
     "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }
@@ -38,6 +41,7 @@ OTHERS = {
     "ratio_llama_cpp": "{} × llama.cpp",
     "ratio_transformers": "{} × transformers",
     "ratio_int8": "{} × in 8 bits",
+    "memory_ratio": "{} × the peer's memory",
 }
 """What a result may hold beside ``ratio``, which is the peer's."""
 BEGIN = "<!-- benchmarks: begin (written by benchmarks/report.py) -->"

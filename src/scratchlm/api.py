@@ -8,6 +8,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from scratchlm.adapters.run import TUNING
+from scratchlm.alignment.goals import Aligned, check_goal
 from scratchlm.checkpoints import RunFolder
 from scratchlm.data import open_stream
 from scratchlm.errors import UserError
@@ -111,6 +113,45 @@ def finetune(
     return LanguageModel.of_run(result.tuning.run, result.tuning.model, result.tuning.tokenizer, result.fit)
 
 
+def align(
+    goal: str,
+    model: str,
+    data: str | Path,
+    out: str | Path = "run",
+    *,
+    method: str = "lora",
+    rewards: Sequence[str] = (),
+    validation: float | str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    bad: str = "stop",
+    split: str = "train",
+    resume: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> LanguageModel:
+    """Align a model into the folder ``out``, and measure it before and after: ``report.json`` there.
+
+    Args:
+        goal: ``reward`` (a model that tells which of two texts people prefer) or ``dpo`` (a policy, from pairs).
+        data: pairs of a prompt with a chosen and a rejected answer, or texts with ratings.
+
+    The other arguments are those of :func:`finetune`.
+
+    Raises:
+        UserError: anything that the user can mend, from a bad row to a full disk.
+        KeyboardInterrupt: Ctrl-C (or SIGTERM) ended the training early; it has been saved and can be resumed.
+    """
+    report = Reporter(quiet=quiet)
+    chosen = check_goal(goal)(report, settings, rewards)
+    asked = question(
+        model, data, task=chosen.rows, method=method, validation=validation, columns=columns, bad=bad, split=split
+    )
+    result = tune(asked, out, settings=settings, resume=resume, reporter=report, measure=Aligned(report), goal=chosen)
+    if result.fit.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return LanguageModel.of_run(result.tuning.run, result.tuning.model, result.tuning.tokenizer, result.fit)
+
+
 def question(
     model: str,
     data: str | Path,
@@ -185,8 +226,8 @@ def plot(
     folder = Path(out) if out is not None else run.path / "figures"
     maps: list[Path] = []
     if text is not None:  # first, so that a text that cannot be drawn is told before anything is written
-        model, tokenizer = run.load_model()
-        maps = plot_attention(model, tokenizer, text, folder)
+        opened = open_model(name)
+        maps = plot_attention(opened.model, opened.tokenizer, text, folder)
     title = run.path.resolve().name
     return [plot_curves(run.path / "metrics.jsonl", folder / "curves.png", title=title, floor=_floor(run)), *maps]
 
@@ -199,8 +240,9 @@ def filled(text: str, gaps: Sequence[Sequence[tuple[str, float]]]) -> str:
 
 def _floor(run: RunFolder) -> float | None:
     """What the loss of a decoder that holds nothing out comes down to; None where it is not so, or long to compute."""
-    config = ModelConfig.from_dict(run.description()["model"])
-    if config.architecture != "decoder":
+    description = run.description()
+    config = ModelConfig.from_dict(description["model"])
+    if config.architecture != "decoder" or TUNING in description:
         return None
     stream = open_stream(run.path / "data")
     if stream.validation is not None or len(stream.train) * config.context > EVERY_WINDOW_LIMIT:

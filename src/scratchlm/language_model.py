@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scratchlm.adapters.run import TUNING
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.catalogue import Located
+from scratchlm.checkpoints.datasets import data_file, data_sets
 from scratchlm.data import encode_records, open_stream, prepare_stream, read_records, resolve_source
 from scratchlm.data.corpora import corpus_text
 from scratchlm.errors import UserError
 from scratchlm.evaluation.classification import evaluate_labels
+from scratchlm.evaluation.continuations import evaluate_examples
 from scratchlm.evaluation.evaluate import Windows, evaluate_pairs, evaluate_run
 from scratchlm.generation.beam import FoundText, search_text
 from scratchlm.generation.build import build_engine, build_file_engine, default_precision
@@ -27,8 +30,8 @@ from scratchlm.generation.precision import PrecisionName, choose_precision
 from scratchlm.generation.predict import Prediction, Predictor
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
-from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq
-from scratchlm.models.config import LABELLED
+from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq, evaluating
+from scratchlm.models.config import LABELLED, TAUGHT
 from scratchlm.opening import Opened
 from scratchlm.retrieval.embeddings import Embedder, Embeddings
 from scratchlm.tokenizers import Tokenizer
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
 ROWS = 8
 """Texts that an engine works on at a time; more wait for their turn."""
+_TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_MOST_TOKENS = 1024
+"""Of a row, as in a tuning without a setting."""
 
 
 class LanguageModel:
@@ -199,18 +205,19 @@ class LanguageModel:
         return self._embedders[precision].embed(texts)
 
     def predict(self, texts: Sequence[str], *, max_length: int | None = None) -> list[Prediction]:
-        """The class of each text, or the tags of its words; see :mod:`scratchlm.generation.predict`.
+        """The class or the reward of each text, or the tags of its words; see :mod:`scratchlm.generation.predict`.
 
         Raises:
-            UserError: a model without classes and tags, a text that is not UTF-8 or not in the vocabulary.
+            UserError: a model without classes, tags and rewards, a text that is not UTF-8 or not in the vocabulary.
         """
         return list(self.predictor(max_length).stream(texts))
 
     def predictor(self, max_length: int | None = None) -> Predictor:
-        """What tells the labels of any number of texts. Words are parted as those were that the model was tuned on.
+        """What tells the labels, or the rewards, of any number of texts. Words are parted as those were that the model
+        was tuned on.
 
         Raises:
-            UserError: a model without classes and tags.
+            UserError: a model without classes, tags and rewards.
         """
         tuned = self.run.description().get("finetune", {}) if self.run is not None else {}
         words = "spaces" if tuned.get("words") == "spaces" else "parts"
@@ -248,8 +255,9 @@ class LanguageModel:
         model with classes or tags see :func:`~scratchlm.evaluation.classification.evaluate_labels`.
 
         Args:
-            data: a corpus's name, a file or a folder; None for the run's own text, held-out and training part. For a
-                model with classes or tags rows that have them.
+            data: a corpus's name, a file or a folder; None for the run's own text, held-out and training part. A
+                table (JSONL, CSV, Parquet) or a data set is read as rows, of which what a tuning would learn is
+                measured; a model with classes or tags needs rows that have them.
             windows: ``every``, ``apart``, or ``auto``.
             most_tokens: look at so many tokens of each text, from its start; 0 for all.
             most_pairs: of an encoder-decoder, whose answers take longer: look at so many pairs; 0 for all.
@@ -270,6 +278,9 @@ class LanguageModel:
             stream = open_stream(self._own_run().path / "data")
             held_out = None if stream.validation is None else stream.validation[:first]
             return evaluate_run(self.model, self.tokenizer, stream.train[:first], held_out, windows=windows)
+        if Path(data).suffix.lower() in _TABLES or str(data) in data_sets():
+            text = self._evaluate_rows(data)
+            return {**text, "measured_on": "text", "text": text}
         with tempfile.TemporaryDirectory(prefix="scratchlm-") as folder:
             source = resolve_source(data)
             stream = prepare_stream(source, self.tokenizer, Path(folder), validation_fraction=0.0, context=0)
@@ -277,11 +288,22 @@ class LanguageModel:
         text = figures.pop("validation")
         return figures | {"measured_on": "text", "text": text}
 
+    def _evaluate_rows(self, data: str | Path) -> dict[str, Any]:
+        if self.config.architecture != "decoder":
+            raise UserError(f"{self.name} is no decoder, and {data} has rows; give a plain text to measure it on")
+        records = read_records(data_file(str(data)) or data)
+        most = min(self.config.context, _MOST_TOKENS)
+        examples = encode_records(records, self.tokenizer, max_length=most)
+        with evaluating(self.model):
+            figures = evaluate_examples(self.model, self.tokenizer, records, examples, prompts=0)
+        return {"truncated": examples.truncated, **figures}
+
     def _evaluate_labels(self, data: str | Path | None) -> dict[str, Any]:
         assert isinstance(self.model, Decoder | Encoder)
         if data is None:
             raise UserError(f"{self.name} gives labels; say with --data which rows with labels to measure it on")
-        records = read_records(data, task=self.config.head, labels=self.config.labels)  # type: ignore[arg-type]
+        task: Any = self.config.head
+        records = read_records(data_file(str(data)) or data, task=task, labels=self.config.labels)
         causal, most = self.config.architecture == "decoder", self.predictor().max_length
         examples = encode_records(records, self.tokenizer, max_length=most, causal=causal)
         return {"truncated": examples.truncated, **evaluate_labels(self.model, examples)}
@@ -303,7 +325,7 @@ class LanguageModel:
 
     def usage(self) -> str:
         """The command that uses this model."""
-        if self.config.head in LABELLED:
+        if self.config.head in TAUGHT:
             return f"scratchlm predict {self.name} --text TEXT"
         if self.config.head == "none":
             return f"scratchlm embed {self.name} --text TEXT"
@@ -313,14 +335,19 @@ class LanguageModel:
 
     def _needs_words(self, use: str) -> None:
         """Refuse a model whose head gives no words."""
-        if self.config.head in (*LABELLED, "none"):
-            gives = "vectors" if self.config.head == "none" else "labels"
+        if self.config.head in (*TAUGHT, "none"):
+            gives = {"none": "vectors", "reward": "rewards"}.get(self.config.head, "labels")
             raise UserError(f"{self.name} gives {gives} and no words, so it cannot {use}; use: {self.usage()}")
 
     def _own_run(self) -> RunFolder:
         """The run that holds the text to measure on when no other is given."""
         if self.run is None:
             raise UserError(f"{self.name} comes without the text it was trained on; say what to measure on with --data")
+        if TUNING in self.run.description():
+            raise UserError(
+                f"{self.name} was tuned, and its report.json has its figures before and after; say with --data what "
+                "else to measure it on"
+            )
         return self.run
 
     def _build_engine(self, rows: int) -> Engine:

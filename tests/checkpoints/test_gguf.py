@@ -185,6 +185,7 @@ def test_factors_that_follow_no_rule_are_refused_and_ones_mean_none() -> None:
         ({"positions": "rotary", "qk_norm": True, "activation": "gelu"}, "has no norm on queries and keys"),
         ({"kv_heads": 2}, "heads of another size or shared keys"),
         ({"head": "tag", "labels": ("O", "B-x")}, "gives labels; export it with --to huggingface"),
+        ({"head": "reward"}, "gives rewards; export it with --to huggingface"),
     ],
 )
 def test_what_llama_cpp_cannot_compute_is_refused_with_the_reason(

@@ -36,6 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run.write_description(description | {"finetune": tuned})
         run.save_weights(model)
         run.close()
+    judge = build_model(model_preset("tinygpt", tokenizer.vocab_size, context=16, init_std=0.2))
+    save_huggingface(with_head(judge, "reward", seed=3), folder / "judge", tokenizer)
     gpt = build_model(model_preset("tinygpt", tokenizer.vocab_size, context=16))
     save_huggingface(with_head(gpt, "classify", ("no", "yes")), folder / "gpt", tokenizer)
     files = {
@@ -83,7 +85,7 @@ def test_json_is_one_object_with_every_prediction(folder: Path, command: Command
     assert cat["probability"] == max(cat["probabilities"].values())
     assert cat["probabilities"][cat["label"]] == cat["probability"]
     assert empty["label"] is None
-    assert outcome.err == "note: 1 of 2 texts have no token, so no label\n"
+    assert outcome.err == "note: 1 of 2 texts have no token, so no answer\n"
     assert cat == scratchlm.load(folder / "classify").predict(["the cat"])[0].to_dict()
 
 
@@ -96,6 +98,32 @@ def test_a_file_gives_a_line_for_each_text_in_its_order(folder: Path, command: C
     rows = command("predict", str(folder / "classify"), "--file", str(folder / "rows.jsonl"), "--json").json
     column = ("--column", "review", "--json")
     assert command("predict", str(folder / "classify"), "--file", str(folder / "rows.csv"), *column).json == rows
+
+
+def test_a_reward_is_one_number(folder: Path, command: Command) -> None:
+    judge = str(folder / "judge")
+    outcome = command("predict", judge, "--text", "the cat", "--text", "", "--text", "the cat " * 20, "--json")
+    found = outcome.json
+    assert (found["task"], found["labels"], found["truncated"], found["without_token"]) == ("reward", [], 1, 1)
+    cat, empty, long = found["predictions"]
+    assert cat == {"text": "the cat", "reward": pytest.approx(cat["reward"]), "truncated": False}
+    assert empty["reward"] is None
+    assert long["truncated"]
+    model = scratchlm.load(judge)
+    ids = torch.tensor([model.tokenizer.encode("the cat")])
+    with torch.no_grad():
+        assert cat["reward"] == pytest.approx(float(model.model(ids)[0, -1, 0]), abs=1e-5)
+    assert command("predict", judge, "--text", "the cat").out == f"{cat['reward']:+9.4f}  the cat\n"
+    lines = command("predict", judge, "--file", str(folder / "lines.txt")).out.splitlines()
+    assert len(lines) == 4
+    assert lines[2].strip() == "no reward"
+
+
+def test_a_reward_model_says_what_it_is(folder: Path, command: Command) -> None:
+    judge = str(folder / "judge")
+    assert "gives rewards and no words" in refused(command("generate", judge, "--prompt", "the"))
+    assert "gives rewards, no vectors" in refused(command("embed", judge, "--text", "the"))
+    assert "gives rewards; export" in refused(command("models", "export", judge, "--to", "gguf", "--out", f"{judge}.x"))
 
 
 def test_lines_of_standard_input_are_told(folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

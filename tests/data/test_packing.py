@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -210,3 +211,60 @@ def test_packing_is_chosen_where_lengths_differ_and_not_where_they_do_not() -> N
 def test_a_plan_of_nothing_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         Plan(examples_of([3]), **{"rows": 1, "tokens": 8, **options})
+
+
+def pairs_of(lengths: Iterable[int]) -> Examples:
+    """Two examples after each other are one record."""
+    found = examples_of(lengths)
+    return replace(found, task="preference", rows=np.arange(len(found)) // 2)
+
+
+def texts_in(examples: Examples, batch: Batch) -> list[int]:
+    """The numbers of a batch's examples, by their ids, which are all different."""
+    assert batch.ids is not None
+    documents = torch.zeros_like(batch.ids) if batch.documents is None else batch.documents
+    known = {tuple(examples[n][0].tolist()): n for n in range(len(examples))}
+    found = []
+    for row, owners in zip(batch.ids, documents, strict=True):
+        found += [known[tuple(row[owners == d].tolist())] for d in range(int(owners.max()) + 1)]
+    return found
+
+
+@pytest.mark.parametrize("method", ["auto", "pack", "length"])
+def test_the_texts_of_a_pair_are_in_one_pass_of_one_process(method: Any) -> None:
+    lengths = np.random.default_rng(1).integers(4, 16, 62)
+    examples = pairs_of(lengths)
+    plan = Plan(examples, rows=5, tokens=48, seed=2, method=method)
+    assert plan.steps_per_epoch == 7
+    for parts in (1, 2, 3):
+        seen = []
+        for step in range(plan.steps_per_epoch):
+            passes = [batch for part in range(parts) for batch in plan.step(step, part, parts)]
+            for batch in passes:
+                numbers = sorted(texts_in(examples, batch))
+                assert [n // 2 for n in numbers[0::2]] == [n // 2 for n in numbers[1::2]]
+                seen += numbers
+            assert sorted(n for batch in passes for n in texts_in(examples, batch)) == sorted(plan.indices(step))
+        assert sorted(seen) == list(range(62))
+    assert sorted(n for batch in plan.in_order() for n in texts_in(examples, batch)) == list(range(62))
+    assert all(len(texts_in(examples, batch)) % 2 == 0 for batch in plan.in_order())
+    assert max(batch.ids.numel() for step in range(7) for batch in plan.step(step)) <= 48 * 1.125
+
+
+def test_a_pair_teaches_the_same_however_it_is_laid_out() -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(architecture="decoder", **SMALL))
+    examples = pairs_of([5, 4, 16, 9, 6, 7, 7, 8])
+    single = [packed_batch(examples, [[n]]) for n in range(len(examples))]
+    for method in ("auto", "pack", "length"):
+        steps = Plan(examples, rows=3, tokens=20, method=method)
+        assert_taught_alike(model, [b for step in range(steps.steps_per_epoch) for b in steps.step(step)], single)
+        halves = [b for step in range(steps.steps_per_epoch) for part in (0, 1) for b in steps.step(step, part, 2)]
+        assert_taught_alike(model, halves, single)
+
+
+def test_texts_to_embed_may_be_parted() -> None:
+    examples = replace(pairs_of([8] * 8), task="embed")
+    plan = Plan(examples, rows=2, tokens=8, method="pack")
+    assert [batch.ids.numel() for batch in plan.step(0)] == [8] * 4
+    assert [batch.ids.numel() for batch in replace(plan, examples=pairs_of([8] * 8)).step(0)] == [16] * 2

@@ -15,7 +15,13 @@ from scratchlm.data.tags import word_places
 from scratchlm.errors import UserError
 from scratchlm.generation import predict as module
 from scratchlm.generation.build import build_engine
-from scratchlm.generation.predict import ClassPrediction, Predictor, TagPrediction, predict_texts
+from scratchlm.generation.predict import (
+    ClassPrediction,
+    Predictor,
+    RewardPrediction,
+    TagPrediction,
+    predict_texts,
+)
 from scratchlm.models import build_model, model_preset, with_head
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
 
@@ -230,6 +236,28 @@ def test_a_stream_keeps_the_order_and_reads_no_further_than_a_block(monkeypatch:
         assert isinstance(a, ClassPrediction)
         assert isinstance(b, ClassPrediction)
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("path", ["native", "pytorch"])
+@pytest.mark.parametrize("preset", ["tinygpt", "tinybert"])
+def test_rewards_are_those_of_one_text_at_a_time(preset: str, path: str) -> None:
+    """A decoder's at the last token of the text, before the end that a training puts there; an encoder's at [CLS]."""
+    known = tokenizer()
+    torch.manual_seed(0)
+    base = build_model(model_preset(preset, known.vocab_size, context=40, init_std=0.1))
+    built: Any = with_head(base, "reward", seed=1).eval()
+    if path == "pytorch":
+        built.blocks[0].register_forward_hook(lambda *_: None)  # leaves the pass to PyTorch
+    found = predict_texts(built, known, [*TEXTS, ""])
+    for one, text in zip(found[:-1], TEXTS, strict=True):
+        assert isinstance(one, RewardPrediction)
+        ids = [*known.prefix_ids, *known.encode(text), *known.suffix_ids]
+        with torch.no_grad():
+            expected = built(torch.tensor([ids]))[0, 0 if preset == "tinybert" else -1, 0]
+        assert (one.text, one.truncated) == (text, False)
+        assert one.reward == pytest.approx(float(expected), abs=1e-5)
+    assert found[-1] == RewardPrediction("", None, False)
+    assert found[-1].silent
 
 
 def test_what_cannot_be_told_is_refused_in_one_line() -> None:

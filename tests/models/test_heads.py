@@ -38,6 +38,8 @@ def trunk(preset: str, **changes: Any) -> Any:
         ({"head": "tag", "labels": ("O", 1)}, "give names in quotes"),
         ({"head": "tag", "labels": "O"}, "labels is 'O'; give a list"),
         ({"head": "tag", "labels": None}, "labels is None; give a list"),
+        ({"head": "reward", "labels": LABELS}, "labels are for the heads classify and tag, not 'reward'"),
+        ({"head": "reward", "tied_embeddings": True}, "head is 'reward', so there is nothing to tie"),
         ({"labels": LABELS}, "labels are for the heads classify and tag, not 'linear'"),
         ({"head": "tag", "labels": LABELS, "tied_embeddings": True}, "head is 'tag', so there is nothing to tie"),
         ({"head": "tag", "labels": LABELS, "architecture": "seq2seq"}, "head is 'tag'; an encoder-decoder needs"),
@@ -57,10 +59,10 @@ def test_a_config_survives_json() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("head", ["classify", "tag"])
-def test_a_head_is_put_on_the_same_trunk(preset: str, head: Any) -> None:
+@pytest.mark.parametrize(("head", "labels"), [("classify", LABELS), ("tag", LABELS), ("reward", ())])
+def test_a_head_is_put_on_the_same_trunk(preset: str, head: Any, labels: tuple[str, ...]) -> None:
     base = trunk(preset)
-    model = with_head(base, head, LABELS, seed=1)
+    model = with_head(base, head, labels, seed=1)
     ids = torch.randint(40, (2, 9))
     assert torch.equal(model.hidden(ids), base.hidden(ids))
     shared = {id(p) for p in base.parameters()}
@@ -68,7 +70,7 @@ def test_a_head_is_put_on_the_same_trunk(preset: str, head: Any) -> None:
     assert {name.partition(".")[0] for name in new} == ({"head", "pooler"} if model.config.pooler else {"head"})
     assert not model.training
     assert not base.config.labels  # the old one is what it was
-    assert model(ids).shape == (2, 9, 3)
+    assert model(ids).shape == (2, 9, len(labels) or 1)
     assert sum(p.numel() for p in model.parameters()) == parameter_count(model.config)
     assert {p.shape for p in empty_model(model.config).parameters()} == {p.shape for p in model.parameters()}
 
@@ -104,14 +106,16 @@ def test_a_tied_model_gets_a_head_of_its_own() -> None:
 
 def test_a_class_is_the_poolers_and_dropout_is_for_training_alone() -> None:
     for preset, head, drops in (
+        ("tinybert", "reward", True),
+        ("tinygpt", "reward", False),
         ("tinybert", "classify", True),
         ("tinybert", "tag", True),
         ("tinygpt", "classify", False),
         ("tinygpt", "tag", True),
     ):
-        model: Any = with_head(trunk(preset, dropout=0.5), head, LABELS)
+        model: Any = with_head(trunk(preset, dropout=0.5), head, () if head == "reward" else LABELS)
         states = torch.randn(5, 7, model.config.width)
-        ready = torch.tanh(model.pooler(states)) if head == "classify" and isinstance(model, Encoder) else states
+        ready = torch.tanh(model.pooler(states)) if head != "tag" and isinstance(model, Encoder) else states
         assert torch.equal(model.logits(states), model.head(ready))
         torch.testing.assert_close(model.logits(states[2, 3]), model.head(ready)[2, 3])
         model.train()

@@ -15,6 +15,7 @@ from torch import Tensor
 from scratchlm.checkpoints import RunFolder, load_huggingface, read_config, save_huggingface
 from scratchlm.checkpoints.express import fields_from_config
 from scratchlm.checkpoints.huggingface import config_text
+from scratchlm.errors import UserError
 from scratchlm.models import Decoder, Encoder, ModelConfig, build_model, model_preset, parameter_count, with_head
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
 
@@ -47,6 +48,8 @@ CASES: dict[str, dict[str, Any]] = {
     "Qwen3ForSequenceClassification": GATED,
 }
 
+REWARDS = [name for name in CASES if name.endswith("ForSequenceClassification")]
+
 
 def reference(name: str, **more: Any) -> Any:
     """A model of transformers with every weight, norms and biases too, away from its trivial start."""
@@ -66,6 +69,11 @@ def padded() -> tuple[Tensor, Tensor]:
     ids = torch.randint(5, VOCABULARY, (2, 20), generator=torch.Generator().manual_seed(7))
     ids[1, 13:] = PAD
     return ids, (ids != PAD).long()
+
+
+def rewarded(name: str) -> Any:
+    """A model of theirs with one number to tell."""
+    return reference(name, id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0})
 
 
 def of_theirs(model: Any) -> Tensor:
@@ -121,6 +129,47 @@ def test_a_head_put_on_here_opens_there(name: str, tmp_path: Path) -> None:
     assert not any(told.values())
     assert tuple(opened.config.id2label[n] for n in range(4)) == labels
     torch.testing.assert_close(of_theirs(opened.eval()), of_ours(model), **CLOSE)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_reward_model_of_theirs_gives_their_numbers_and_is_saved_as_it_was(name: str, tmp_path: Path) -> None:
+    theirs = rewarded(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = load_huggingface(tmp_path / "theirs")
+    assert (model.config.head, model.config.labels) == ("reward", ())
+    assert parameter_count(model.config) == sum(p.numel() for p in theirs.parameters())
+    assert of_ours(model).shape == (2, 1)
+    torch.testing.assert_close(of_ours(model), of_theirs(theirs), **CLOSE)
+    save_huggingface(model, tmp_path / "ours")
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("theirs", "ours"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert read_config(tmp_path / "ours").head == "reward"
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_reward_put_on_here_opens_there(name: str, tmp_path: Path) -> None:
+    reference(name).save_pretrained(tmp_path / "theirs")
+    model = with_head(load_huggingface(tmp_path / "theirs"), "reward", seed=2)
+    model.head.weight.data.mul_(20)
+    save_huggingface(model, tmp_path / "ours")
+    opened, told = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, pad_token_id=PAD
+    )
+    assert type(opened).__name__ == name
+    assert not any(told.values())
+    assert (opened.config.num_labels, opened.config.problem_type) == (1, "regression")
+    torch.testing.assert_close(of_theirs(opened.eval()), of_ours(model), **CLOSE)
+
+
+def test_one_label_is_a_reward_of_a_whole_text_alone(tmp_path: Path) -> None:
+    for name, more, field in (
+        ("BertForTokenClassification", {}, "id2label"),
+        ("BertForSequenceClassification", {"problem_type": "multi_label_classification"}, "problem_type"),
+    ):
+        reference(name, id2label={0: "x"}, label2id={"x": 0}, **more).save_pretrained(tmp_path / name)
+        with pytest.raises(UserError, match=f"{field} is "):
+            read_config(tmp_path / name)
 
 
 @pytest.mark.parametrize("preset", ["tinygpt", "bert"])

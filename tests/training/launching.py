@@ -14,7 +14,8 @@ Ended = list[tuple[int, str, str]]
 
 
 def launch(script: str, size: int, asked: Any) -> Ended:
-    """Start ``size`` processes of a script beside this file, which must end: their statuses, outputs and errors."""
+    """Start ``size`` processes of a script, beside this file or at a whole path, which must end: their statuses, outputs
+    and errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -22,7 +23,7 @@ def launch(script: str, size: int, asked: Any) -> Ended:
     for rank in range(size):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(Path(__file__).with_name(script)), json.dumps(asked)]
+        command = [sys.executable, str(Path(__file__).parent / script), json.dumps(asked)]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
     try:

@@ -33,7 +33,8 @@ _LEFT_EMPTY = (
     *("monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"),
 )
 """Fields that change what is computed, and that must be left empty."""
-_TASKS, _CLASSIFIERS = {"classify": "SEQ_CLS", "tag": "TOKEN_CLS"}, ("classifier", "score")
+_TASKS = {"classify": "SEQ_CLS", "reward": "SEQ_CLS", "tag": "TOKEN_CLS"}
+_CLASSIFIERS = ("classifier", "score")
 """PEFT's tasks of models with labels, and the modules that it then has trained whole, whatever else is named."""
 _ROBERTAS = {"classifier.dense", "classifier.out_proj"}
 """RoBERTa's classifier, which to PEFT is one module."""

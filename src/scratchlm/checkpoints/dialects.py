@@ -12,6 +12,7 @@ from typing import Any
 
 from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig
+from scratchlm.models.config import WHOLE
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -92,14 +93,20 @@ class Fields:
     # -- what several families share ----------------------------------------------------------------------------------
 
     def labelled_head(self) -> dict[str, Any] | None:
-        """The head for labels that the class has, and the labels; None where it has none."""
+        """The head for labels, or for a reward, that the class has, and the labels; None where it has none."""
         heads = [head for name in self.architectures() for end, head in _LABELLED.items() if name.endswith(end)]
         if not heads:
             return None
         if len(self.architectures()) > 1:
             raise self.unsupported("architectures")
+        labels = self._labels()
+        if len(labels) == 1 and heads[0] == "classify":  # a number to be told, not a class
+            self.must_be("problem_type", "regression")
+            return {"head": "reward"}
         self.must_be("problem_type", "single_label_classification")
-        return {"head": heads[0], "labels": self._labels()}
+        if len(labels) < 2:
+            raise self.unsupported("id2label" if "id2label" in self.values else "num_labels")
+        return {"head": heads[0], "labels": labels}
 
     def _labels(self) -> tuple[str, ...]:
         """In the order of the logits. Two without a name are not written by transformers."""
@@ -111,7 +118,7 @@ class Fields:
             raise self.wrong("id2label", "an object with the keys 0, 1, 2, ...")
         elif not all(isinstance(name, str) for name in names.values()):
             raise self.wrong("id2label", "names by numbers")
-        if not 2 <= len(names) <= _MOST_LABELS:  # one label is a number to be told, not a class
+        if not 1 <= len(names) <= _MOST_LABELS:
             raise self.unsupported("id2label" if "id2label" in self.values else "num_labels")
         return tuple(names[str(number)] for number in range(len(names)))
 
@@ -333,7 +340,7 @@ def _masked_head(fields: Fields) -> dict[str, Any]:
     """The masked model's head and the pooler are there if their tensors are, or else if the class has them."""
     classes, labelled = fields.architectures(), fields.labelled_head()
     if labelled is not None:
-        return labelled | {"pooler": labelled["head"] == "classify"}
+        return labelled | {"pooler": labelled["head"] in WHOLE}
     if not all(name.endswith(("ForMaskedLM", "ForPreTraining", "Model")) for name in classes):
         raise fields.unsupported("architectures")
     if fields.names is None:

@@ -7,7 +7,7 @@ from typing import Any
 from scratchlm.checkpoints.dialects import ACTIVATIONS
 from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig
-from scratchlm.models.config import LABELLED
+from scratchlm.models.config import LABELLED, TAUGHT
 
 _ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 _NO_GATE = tuple(_ACTIVATIONS)
@@ -160,9 +160,9 @@ def _encoder(config: ModelConfig) -> dict[str, Any]:
         embedding_norm=True,
         final_norm=False,
         activation=_NO_GATE if config.head != "mlm" or kind == "bert" else ("gelu",),
-        head=("mlm", "none", *LABELLED),
+        head=("mlm", "none", *TAUGHT),
         head_bias=config.head != "none",
-        pooler={"classify": True, "tag": False}.get(config.head, config.pooler),
+        pooler={"classify": True, "reward": True, "tag": False}.get(config.head, config.pooler),
         qk_norm=False,
         key_value_heads=config.heads,
         head_size=config.width // config.heads,
@@ -191,7 +191,12 @@ def _encoder(config: ModelConfig) -> dict[str, Any]:
     return fields
 
 
-_CLASSES = {"none": "Model", "classify": "ForSequenceClassification", "tag": "ForTokenClassification"}
+_CLASSES = {
+    "none": "Model",
+    "classify": "ForSequenceClassification",
+    "reward": "ForSequenceClassification",
+    "tag": "ForTokenClassification",
+}
 
 
 def _class(family: str, config: ModelConfig, words: str) -> str:
@@ -201,9 +206,13 @@ def _class(family: str, config: ModelConfig, words: str) -> str:
 
 def _shared(config: ModelConfig) -> dict[str, Any]:
     labels: dict[str, Any] = {}
-    if config.head in LABELLED:
-        labels["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
-        labels["label2id"] = {label: number for number, label in enumerate(config.labels)}
+    if config.head in TAUGHT:
+        # A reward is what they call a regression: one label, which has a number and no probability.
+        names = config.labels if config.head in LABELLED else ("reward",)
+        labels["id2label"] = {str(number): label for number, label in enumerate(names)}
+        labels["label2id"] = {label: number for number, label in enumerate(names)}
+        if config.head == "reward":
+            labels["problem_type"] = "regression"
         if config.architecture == "decoder":
             labels["classifier_dropout"] = config.dropout if config.head == "tag" else 0.0
     return {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.models import ModelConfig
+from scratchlm.models.config import WHOLE
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,7 @@ FAMILIES: dict[str, Table] = {
 }
 """A config's ``model_type`` -> the table of its model of words."""
 _SCORED = {"classify": {"head": "score"}, "tag": {"head": "score"}}
+"""Where a head for labels is; that for a reward is where a class's is."""
 _LABELS: dict[str, dict[str, dict[str, str]]] = {
     "gpt2": {"classify": {"head": "score"}, "tag": {"head": "classifier"}},
     "llama": _SCORED,
@@ -252,7 +254,7 @@ _LABELS: dict[str, dict[str, dict[str, str]]] = {
 
 def family_table(family: str, head: str) -> Table:
     """The table of a family's model with one of our heads."""
-    table, places = FAMILIES[family], _LABELS[family].get(head)
+    table, places = FAMILIES[family], _LABELS[family].get("classify" if head in WHOLE else head)
     if places is not None:
         return table.with_labels(places)
     return table.without_prefix() if head == "none" else table

@@ -13,7 +13,7 @@ from torch import Tensor
 from scratchlm.checkpoints.gguf_names import FAMILIES, Family
 from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig
-from scratchlm.models.config import LABELLED
+from scratchlm.models.config import TAUGHT
 from scratchlm.models.layers import sinusoidal_table
 
 Tensors = dict[str, Tensor]
@@ -42,8 +42,9 @@ def fit(config: ModelConfig, tensors: Tensors) -> tuple[Family, ModelConfig, Ten
 
 def _simplified(config: ModelConfig, tensors: Tensors) -> tuple[ModelConfig, Tensors]:
     """Folds what no architecture there has into what all of them have."""
-    if config.head in LABELLED:
-        raise UserError("GGUF files continue text, and this model gives labels; export it with --to huggingface")
+    if config.head in TAUGHT:
+        gives = "rewards" if config.head == "reward" else "labels"
+        raise UserError(f"GGUF files continue text, and this model gives {gives}; export it with --to huggingface")
     if config.architecture != "decoder":
         raise UserError(f"GGUF files are written of decoders; this model is of the kind {config.architecture!r}")
     for unfit, what in (

@@ -308,8 +308,15 @@ class RunFolder:
         try:
             values = self.description()
             tuned = values.get("finetune")
-            verb, method = ("finetune", ["--method", tuned["method"]]) if tuned else ("train", [])
-            words = [verb, values["preset"], "--data", values["data"]["name"], *method, "--out", self.path, "--resume"]
+            verb, more = ["train"], list[str]()
+            if tuned:
+                verb = str(tuned.get("verb", "finetune")).split()
+                more = [
+                    "--method",
+                    tuned["method"],
+                    *(w for one in tuned.get("rewards", ()) for w in ("--reward", one)),
+                ]
+            words = [*verb, values["preset"], "--data", values["data"]["name"], *more, "--out", self.path, "--resume"]
             return shlex.join(["scratchlm", *map(str, words)])
         except (UserError, KeyError, TypeError):
             return "the same command with --resume"

@@ -28,6 +28,9 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "finetune-qlora": ("finetune_speed.py", "qlora"),
     "classify": ("classify_speed.py", "sentiment"),
     "entities": ("classify_speed.py", "entities"),
+    "dpo": ("alignment_speed.py", "dpo"),
+    "grpo": ("alignment_speed.py", "grpo"),
+    "grpo-long": ("alignment_speed.py", "grpo-long"),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from scratchlm import __version__
+from scratchlm.cli.align import align
 from scratchlm.cli.bench import bench
 from scratchlm.cli.chat import chat
 from scratchlm.cli.demo import demo
@@ -49,6 +50,7 @@ for _name, _verb in (
     ("demo", demo),
     ("train", train),
     ("finetune", finetune),
+    ("align", align),
     ("eval", evaluate),
     ("generate", generate),
     ("chat", chat),

@@ -27,7 +27,7 @@ def predict(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Tell the class of a text, or the tags of its words, with probabilities.
+    """Tell the class of a text, or the tags of its words, with probabilities; of a reward model, the reward.
 
     With --file each text's answer is a line, in the file's order, printed as soon as it is known.
     """
@@ -60,7 +60,7 @@ class _Count:
         for one in predictions:
             self._texts += 1
             self._truncated += getattr(one, "truncated", False)
-            self._silent += not getattr(one, "probabilities", getattr(one, "words", ()))
+            self._silent += one.silent
             yield one
 
     def figures(self) -> dict[str, int]:
@@ -74,14 +74,16 @@ class _Count:
                 "read, and their ends count for nothing"
             )
         if self._silent:
-            parts.append(f"{self._silent:,} of {self._texts:,} texts have no token, so no label")
+            parts.append(f"{self._silent:,} of {self._texts:,} texts have no token, so no answer")
         return f"note: {'; '.join(parts)}" if parts else ""
 
 
 def _line(one: Prediction, predictor: Predictor) -> str:
     """A prediction as one line."""
-    from scratchlm.generation.predict import ClassPrediction
+    from scratchlm.generation.predict import ClassPrediction, RewardPrediction
 
+    if isinstance(one, RewardPrediction):
+        return f"{'no reward' if one.reward is None else format(one.reward, '+9.4f')}  {_short(one.text)}"
     if isinstance(one, ClassPrediction):
         label = "no label" if one.probability is None else f"{one.probability:6.1%}  {one.label}"
         return f"{label}  {_short(one.text)}"
@@ -93,8 +95,10 @@ def _line(one: Prediction, predictor: Predictor) -> str:
 
 def _paragraph(one: Prediction, predictor: Predictor) -> str:
     """A prediction with all there is to tell of it."""
-    from scratchlm.generation.predict import ClassPrediction
+    from scratchlm.generation.predict import ClassPrediction, RewardPrediction
 
+    if isinstance(one, RewardPrediction):
+        return _line(one, predictor)
     lines = [_short(one.text)]
     if isinstance(one, ClassPrediction):
         best = sorted(one.probabilities.items(), key=lambda item: -item[1])

@@ -8,6 +8,7 @@ from scratchlm.data.files import Document, Source, resolve_source
 from scratchlm.data.masking import mask_tokens
 from scratchlm.data.packing import Plan
 from scratchlm.data.pairs import PairTable, encode_pairs
+from scratchlm.data.rated_pairs import Pairing, pairs_from_ratings
 from scratchlm.data.records import Records, Splits, join_validation, read_records, split_records
 from scratchlm.data.split import iter_texts
 from scratchlm.data.stream import TokenStream, open_stream, prepare_stream
@@ -20,6 +21,7 @@ __all__ = [
     "Document",
     "Examples",
     "PairTable",
+    "Pairing",
     "Plan",
     "Records",
     "Source",
@@ -37,6 +39,7 @@ __all__ = [
     "learn_tokenizer",
     "mask_tokens",
     "open_stream",
+    "pairs_from_ratings",
     "prepare_stream",
     "read_records",
     "resolve_source",

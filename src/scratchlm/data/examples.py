@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scratchlm.data import showing
 from scratchlm.data.batch import IGNORE
+from scratchlm.data.encoding import Part as Part
+from scratchlm.data.encoding import encode_texts as encode_texts
+from scratchlm.data.encoding import encode_words as encode_words
+from scratchlm.data.preference_encoding import encode_completions, encode_groups, last_turn
 from scratchlm.data.record_rows import BadRow, Record, Task
 from scratchlm.data.records import Records, Skipped
 from scratchlm.errors import UserError
-from scratchlm.tokenizers import Tokenizer, render_chat
+from scratchlm.tokenizers import Chat, Tokenizer, render_chat
 
 LossOn = Literal["auto", "completion", "assistant", "all"]
 _DEFAULTS: dict[str, LossOn] = {"lm": "all", "prompt": "completion", "chat": "assistant"}
-_BARS, _BAR = 8, 40
+_ALIGNED = ("preference", "kto", "rollout")
+GROUPED: tuple[Task, ...] = ("embed", "preference")
+"""Tasks whose records are several examples each, which are learned from together."""
+ADJACENT: tuple[Task, ...] = ("preference",)
+"""Those of them whose examples are compared in one pass, side by side."""
 _ROWS_AT_ONCE = 1000
 """Ids in Python's lists take ten times the memory of those in arrays, so only so many rows are lists at a time."""
 
@@ -38,7 +47,7 @@ class Examples:
     """(N + 1,): row i is ``ids[offsets[i]:offsets[i + 1]]``."""
     rows: NDArray[np.int64]
     """(N,): which record each example is, or is a part, of. A record of texts that belong together is as many examples:
-    the first, the one that belongs to it, and those that do not."""
+    the first, the one that belongs to it, and those that do not; of two texts that are compared the chosen is first."""
     labels: tuple[str, ...]
     max_length: int
     truncated: int
@@ -46,6 +55,8 @@ class Examples:
     skipped: Skipped
     """Rows that cannot be encoded, or in which nothing is left to learn."""
     notes: tuple[str, ...] = ()
+    flags: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """(N,) for "kto": whether the completion is a good one. Elsewhere (0,)."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,7 +75,7 @@ class Examples:
     @property
     def groups(self) -> NDArray[np.int64]:
         """(G + 1,): where those examples begin that are learned from together, and where the last of them end."""
-        if self.task != "embed":
+        if self.task not in GROUPED:
             return np.arange(len(self) + 1)
         return np.concatenate([np.flatnonzero(np.diff(self.rows, prepend=-1)), [len(self)]])
 
@@ -92,34 +103,26 @@ class Examples:
         if self.task == "classify":
             return f"{tokenizer.decode(ids)} → {self.labels[targets.max()]}"
         if self.task == "tag":
-            starts = [n for n in range(len(ids)) if targets[n] != IGNORE]
-            ends = [*starts[1:], len(ids) - _suffix_length(tokenizer, ids)]
-            words = [tokenizer.decode(ids[a:b]).strip() for a, b in zip(starts, ends, strict=True)]
-            return " ".join(f"{w} → {self.labels[targets[n]]};" for w, n in zip(words, starts, strict=True))
-        learned = np.concatenate(([False], targets[:-1] != IGNORE))
-        edges = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), len(ids)]
-        runs = ((tokenizer.decode(ids[a:b]), learned[a]) for a, b in pairwise(edges))
-        return "".join(f"⟦{text}⟧" if inside else text for text, inside in runs)
+            return showing.tagged(tokenizer, ids, targets, self.labels)
+        if self.task == "preference":
+            own = np.flatnonzero(self.rows == self.rows[number]).tolist()
+            return " ≻ ".join(showing.marked(tokenizer, *self[n]) for n in own)
+        judged = f" → {'good' if self.flags[number] else 'bad'}" if self.task == "kto" else ""
+        return showing.marked(tokenizer, ids, targets) + judged
 
     def description(self) -> str:
         """Counts, for people."""
         tokens, longest = len(self.ids), int(self.lengths.max())
         text = f"{len(self):,} examples of {tokens / len(self):,.1f} tokens on average, the longest {longest:,}; "
-        learned = "in pairs" if self.task == "embed" else f"{self.supervised / tokens:.0%} supervised"
+        learned = "in pairs" if self.task in GROUPED else f"{self.supervised / tokens:.0%} supervised"
+        learned = "to be answered" if self.task == "rollout" else learned
         text += f"{tokens:,} tokens, {learned}; {self.truncated:,} truncated"
         text += f" to {self.max_length:,} tokens" if self.truncated else ""
         return "\n".join([text, *self.notes, *([str(self.skipped)] if self.skipped.count else [])])
 
     def histogram(self) -> str:
         """The lengths, a bar for each range of tokens."""
-        lengths = self.lengths
-        counts, edges = np.histogram(lengths, _BARS, (0.5, max(_BARS, int(lengths.max())) + 0.5))
-        bounds = [(int(np.ceil(a)), int(np.ceil(b)) - 1) for a, b in pairwise(edges)]
-        lines = [
-            f"{a:>6,} - {b:>6,} {count:>8,} {'█' * round(_BAR * int(count) / int(counts.max()))}".rstrip()
-            for (a, b), count in zip(bounds, counts, strict=True)
-        ]
-        return "\n".join(["tokens             rows", *lines])
+        return showing.histogram(self.lengths)
 
 
 def encode_records(
@@ -138,24 +141,32 @@ def encode_records(
     first the prompt's beginning, then the completion's end; of all else the end. Where the end is cut, no EOS follows.
     Whole text files are read in parts of ``max_length`` instead. Tags stand at the first sub-token of each word; a
     label at an encoder's first token ([CLS], or [BOS], where the vocabulary has one), and at a decoder's last. Texts
-    that belong together are encoded as texts to embed are, each by itself.
+    that belong together are encoded as texts to embed are, each by itself. Completions that are compared or judged are
+    encoded and cut as those of prompts are, each after its whole prompt; of chats only the last turn is learned. Of
+    prompts to answer the end is kept, and nothing is supervised.
 
     Args:
         loss_on: "completion" of a prompt, the "assistant"'s turns of a chat, or "all" tokens but a row's first. "auto"
-            is the first two; a plain text is always learned whole.
-        causal: for a decoder. Encoders serve the tasks "classify", "tag" and "embed".
+            is the first two; a plain text is always learned whole. Alignment learns from completions alone.
+        causal: for a decoder. Encoders serve the tasks "classify", "tag", "embed" and, of texts that are no chats,
+            "preference".
         template: a chat template in place of the tokenizer's.
 
     Raises:
         UserError: a row that cannot be encoded or in which nothing is supervised, with ``bad="stop"``; no row left; or
             options that do not fit.
+        ValueError: rated texts, of which pairs have not been made.
     """
     task = records.task
+    if records.pairing is not None:
+        raise ValueError("of rated texts pairs are encoded: split_records makes them, and Records.paired")
+
     if loss_on not in get_args(LossOn):
         raise UserError(f"there is no loss on {loss_on!r}; choose one of: {', '.join(get_args(LossOn))}")
-    if loss_on not in ("auto", "all", _DEFAULTS.get(task, "auto")):
+    fitting = ("auto",) if task in _ALIGNED else ("auto", "all", _DEFAULTS.get(task, "auto"))
+    if loss_on not in fitting:
         raise UserError(f"the task {task} has no {loss_on} to learn from; leave loss_on out")
-    if not causal and task in _DEFAULTS:
+    if not causal and (task in _DEFAULTS or task in ("kto", "rollout")):
         raise UserError(f"the task {task} needs a decoder, and this is an encoder; use classify, tag or embed")
     encoder = RecordEncoder(records, tokenizer, max_length, loss_on == "all" or task == "lm", causal, template)
     if max_length < encoder.least:
@@ -188,32 +199,8 @@ def encode_records(
         encoder.truncated,
         skipped,
         tuple(encoder.notes),
+        np.array([records.rows[n].labels == ("true",) for n in numbers if task == "kto"], np.bool_),
     )
-
-
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, nothing added: all at once where the tokenizer has no faster way of its own.
-
-    Raises:
-        UserError: something is not in the vocabulary.
-    """
-    if not tokenizer.foreign or tokenizer.safe_cut("a b") is not None:
-        return [tokenizer.encode(text) for text in texts]
-    return [one.ids for one in tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-
-def encode_words(tokenizer: Tokenizer, sentences: Iterable[Sequence[str]]) -> Iterator[list[list[int]]]:
-    """The sub-tokens of each word of each sentence, as those of words with single spaces between them."""
-    whole = list(sentences)
-    spaced = tokenizer.kind == "bpe"  # the others mark a word's start themselves, or not at all
-    forms = [[f" {word}" if spaced and n else word for n, word in enumerate(words)] for words in whole]
-    distinct = list(dict.fromkeys(word for words in forms for word in words))
-    known = dict(zip(distinct, encode_texts(tokenizer, distinct), strict=True))
-    return ([known[word] for word in words] for words in forms)
-
-
-Part = tuple[Sequence[int], Sequence[int]]
-"""Ids and targets."""
 
 
 class RecordEncoder:
@@ -241,7 +228,7 @@ class RecordEncoder:
         """How many tokens stand around the text of a class or of tags."""
         self._end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.least = 1 + len(self._before) + max(1, len(self._after))
-        if records.task in _DEFAULTS and not self._end:
+        if (records.task in _DEFAULTS or (records.task in ("preference", "kto") and causal)) and not self._end:
             self.notes.append("the vocabulary has no EOS, so the model does not learn to stop")
 
     def rows(self) -> Iterator[list[Part] | BadRow]:
@@ -252,6 +239,9 @@ class RecordEncoder:
             "classify": self._classified,
             "tag": self._tagged,
             "embed": self._paired,
+            "preference": self._compared,
+            "kto": self._completed,
+            "rollout": self._asked,
         }[self._records.task]
         rows = self._records.rows
         for first in range(0, len(rows), _ROWS_AT_ONCE):
@@ -300,18 +290,66 @@ class RecordEncoder:
 
     def _chatted(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
         for row in rows:
-            try:
-                chat = render_chat(self._tokenizer, row.messages, tools=row.tools or None, template=self._template)
-            except UserError as error:
-                if self._template is None and self._tokenizer.chat_template is None:
-                    raise
-                yield BadRow(str(error))
+            chat = self._rendered(row)
+            if isinstance(chat, BadRow):
+                yield chat
                 continue
             ids, mask = list(chat.ids), list(chat.mask)
             if ids and mask[-1] and ids[-1] not in self._tokenizer.eos_ids:
                 ids, mask = [*ids, *self._end], [*mask, *(True for _ in self._end)]
-            ids = self._cut(ids, self._most)
+            if self._records.task == "chat":
+                ids = self._cut(ids, self._most)
+            else:
+                ids, mask = self._fit(ids, *last_turn(mask))
             yield self._next(ids, [self._everything or yes for yes in mask[: len(ids)]])
+
+    def _compared(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
+        return encode_groups(rows, self._completed if self._causal else self._read)
+
+    def _completed(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
+        return encode_completions(rows, self._prompted, self._chatted)
+
+    def _read(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
+        """Prompts and completions as an encoder reads them, with nothing to say."""
+        if chat := next((row.place for row in rows if row.messages), None):
+            raise UserError(f"{chat} is a chat, which this encoder has no template for; compare chats by a decoder")
+        texts = ([row.prompt for row in rows], [row.prompt + row.text for row in rows])
+        room = self._most - self.around
+        for prompt, whole in zip(*(encode_texts(self._tokenizer, some) for some in texts), strict=True):
+            self.truncated += len(whole) > room
+            gone = min(max(len(whole) - room, 0), len(prompt))
+            ids = [*self._before, *whole[gone : gone + room], *self._after]
+            yield [(ids, [IGNORE] * len(ids))] if whole else BadRow("one of its texts has no token")
+
+    def _asked(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
+        for row in rows:
+            chat = self._rendered(row, answer=True) if row.messages else None
+            if isinstance(chat, BadRow):
+                yield chat
+                continue
+            whole = [*self._before, *self._tokenizer.encode(row.prompt)] if chat is None else chat.ids
+            ids, _ = self._fit(whole, len(whole), [])
+            yield [(ids, [IGNORE] * len(ids))] if ids else BadRow("its prompt has no token")
+
+    def _rendered(self, row: Record, *, answer: bool = False) -> Chat | BadRow:
+        """A row's chat, or why its template refuses it; with ``answer`` up to where the assistant begins to speak."""
+        tools = row.tools or None
+        try:
+            return render_chat(
+                self._tokenizer, row.messages, tools=tools, add_generation_prompt=answer, template=self._template
+            )
+        except UserError as error:
+            if self._template is None and self._tokenizer.chat_template is None:
+                raise
+            return BadRow(str(error))
+
+    def _fit(self, ids: list[int], start: int, mask: list[bool]) -> tuple[list[int], list[bool]]:
+        """Cut ids of which an answer begins at ``start`` as a prompt and its completion are: first the beginning, but
+        for what stands before every text, then the answer's end."""
+        self.truncated += len(ids) > self._most
+        kept = len(self._before) if ids[: len(self._before)] == self._before else 0
+        gone = min(max(len(ids) - self._most, 0), max(start - max(kept, 1), 0))
+        return [*ids[:kept], *ids[kept + gone :]][: self._most], [*mask[:kept], *mask[kept + gone :]][: self._most]
 
     def _classified(self, rows: Sequence[Record]) -> Iterator[list[Part] | BadRow]:
         room = self._most - self.around
@@ -352,8 +390,3 @@ class RecordEncoder:
                 continue
             parts = [[*before, *self._cut(text, room), *self._after] for text in texts]
             yield [(ids, [0, *[IGNORE] * (len(ids) - 1)]) for ids in parts]
-
-
-def _suffix_length(tokenizer: Tokenizer, ids: NDArray[np.uint32]) -> int:
-    after = tokenizer.suffix_ids
-    return len(after) if after and tuple(ids[-len(after) :].tolist()) == after else 0

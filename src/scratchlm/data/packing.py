@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from scratchlm.data.batch import IGNORE, Batch
-from scratchlm.data.examples import Examples
+from scratchlm.data.examples import ADJACENT, Examples
 from scratchlm.errors import UserError
 
 Method = Literal["auto", "pack", "length"]
@@ -98,10 +98,10 @@ class Plan:
     run that was stopped goes on with the same batches without any state.
 
     Every step takes ``rows`` examples (the last of an epoch what is left; of texts that belong together so many records
-    with all their texts), and its batches add up to the same loss
-    however they are laid out: "pack" puts them one after the other, "length" pads them to others of like length, and
-    "auto" takes for each step what costs less. With "length" a step's examples are themselves of like length, which
-    saves padding but learns from them in an order that is less random.
+    with all their texts), and its batches add up to the same loss however they are laid out; the texts of a pair, which
+    are compared, are always in one batch. "pack" puts them one after the other, "length" pads them to others of like
+    length, and "auto" takes for each step what costs less. With "length" a step's examples are themselves of like
+    length, which saves padding but learns from them in an order that is less random.
 
     Raises:
         UserError: ``rows`` or ``tokens`` below 1, or no such method.
@@ -140,21 +140,25 @@ class Plan:
     def steps_per_epoch(self) -> int:
         return -(-(len(self._groups) - 1) // self.rows)
 
+    @cached_property
+    def _units(self) -> Indices:
+        """(U + 1,): where the pieces begin that are laid out: groups of which no example is parted from the others, or
+        single examples."""
+        return self._groups if self.examples.task in ADJACENT else np.arange(len(self.examples) + 1)
+
+    @cached_property
+    def _sizes(self) -> Indices:
+        """(U,): tokens of each."""
+        return np.add.reduceat(self._lengths, self._units[:-1])
+
     def indices(self, step: int) -> Indices:
         """The examples of a step, counted from 0 through all epochs."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch not in self._orders:
-            self._orders.clear()
-            self._orders[epoch] = self._order(epoch)
-        chosen = self._orders[epoch][place * self.rows : (place + 1) * self.rows]
-        if len(self._groups) > len(self.examples):
-            return chosen
-        return np.concatenate([np.arange(self._groups[n], self._groups[n + 1]) for n in chosen])
+        return _opened(self._taken(step), self._units)
 
     def step(self, step: int, part: int = 0, parts: int = 1) -> list[Batch]:
         """The batches of a step, or of the one ``part`` of ``parts`` that a process has (an empty list where there is
         nothing for it). Their losses are sums to be added."""
-        return [packed_batch(self.examples, one) for one in self._layout(self.indices(step)[part::parts])]
+        return [self._batch(bins) for bins in self._layout(self._taken(step)[part::parts])]
 
     def sizes(self, step: int) -> tuple[int, int]:
         """How many predictions are learned from in a step, and how many tokens it has, over all its parts."""
@@ -163,18 +167,30 @@ class Plan:
 
     def in_order(self) -> Iterator[Batch]:
         """All examples once, for evaluation."""
-        by_length = np.argsort(self._lengths, kind="stable")
+        by_length = np.argsort(self._sizes, kind="stable")
         for first in range(0, len(by_length), self.rows):
-            yield from (packed_batch(self.examples, one) for one in self._layout(by_length[first : first + self.rows]))
+            yield from map(self._batch, self._layout(by_length[first : first + self.rows]))
 
     def waste(self) -> float:
         """The share of padding among the tokens of the first steps."""
         blocks = [
             block
             for step in range(min(_PROBED, self.steps_per_epoch))
-            for block in self._blocks(self._layout(self.indices(step)))
+            for block in self._blocks(self._layout(self._taken(step)))
         ]
         return 1 - sum(used for _, _, used in blocks) / sum(rows * width for rows, width, _ in blocks)
+
+    def _taken(self, step: int) -> Indices:
+        """The pieces of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._order(epoch)
+        chosen = self._orders[epoch][place * self.rows : (place + 1) * self.rows]
+        return chosen if len(self._units) == len(self._groups) else _opened(chosen, self._groups)
+
+    def _batch(self, bins: list[Indices]) -> Batch:
+        return packed_batch(self.examples, [_opened(one, self._units) for one in bins])
 
     def _order(self, epoch: int) -> Indices:
         order = epoch_order(len(self._groups) - 1, self.seed, epoch)
@@ -190,16 +206,16 @@ class Plan:
             [ordered[: full * self.rows].reshape(full, self.rows)[shuffled].ravel(), ordered[full * self.rows :]]
         )
 
-    def _layout(self, indices: Indices) -> list[list[Indices]]:
-        """The bins of each batch of a step."""
-        if not len(indices):
+    def _layout(self, units: Indices) -> list[list[Indices]]:
+        """The bins of each batch of some pieces."""
+        if not len(units):
             return []
         ways = {"pack": (self._packed,), "length": (self._by_length,), "auto": (self._packed, self._by_length)}
-        return min((way(indices) for way in ways[self.method]), key=self._cost)
+        return min((way(units) for way in ways[self.method]), key=self._cost)
 
-    def _packed(self, indices: Indices) -> list[list[Indices]]:
+    def _packed(self, units: Indices) -> list[list[Indices]]:
         """Bins of like fullness, as few as may be: a last one with a few tokens would cost nearly as much as a full."""
-        lengths = self._lengths[indices]
+        lengths = self._sizes[units]
         total, longest = int(lengths.sum()), int(lengths.max())
         wanted = math.ceil(total / (_OVER * self.tokens))
         block = max(math.ceil(total / wanted), longest)
@@ -207,17 +223,17 @@ class Plan:
         while len(bins) > wanted and block < _OVER * self.tokens:
             block += max(1, block // 64)
             bins = pack(lengths, block)
-        return [[indices[one]] for one in bins]
+        return [[units[one]] for one in bins]
 
-    def _by_length(self, indices: Indices) -> list[list[Indices]]:
-        lengths = self._lengths[indices]
+    def _by_length(self, units: Indices) -> list[list[Indices]]:
+        lengths = self._sizes[units]
         batches: list[list[Indices]] = []
         longest = 0
         for place in np.argsort(-lengths, kind="stable"):
             if batches and (len(batches[-1]) + 1) * longest <= self.tokens:
-                batches[-1].append(indices[place : place + 1])
+                batches[-1].append(units[place : place + 1])
             else:
-                batches.append([indices[place : place + 1]])
+                batches.append([units[place : place + 1]])
                 longest = int(lengths[place])
         return batches
 
@@ -228,5 +244,12 @@ class Plan:
     def _blocks(self, layout: list[list[Indices]]) -> Iterator[tuple[int, int, int]]:
         """Rows, tokens a row, and examples' tokens of each batch."""
         for bins in layout:
-            sums = [int(self._lengths[one].sum()) for one in bins]
+            sums = [int(self._sizes[one].sum()) for one in bins]
             yield len(bins), max(sums), sum(sums)
+
+
+def _opened(numbers: Indices, bounds: Indices) -> Indices:
+    """What lies between the bounds of some pieces, one piece after the other."""
+    if not len(numbers):
+        return numbers
+    return np.concatenate([np.arange(bounds[n], bounds[n + 1]) for n in numbers])

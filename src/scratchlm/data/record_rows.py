@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Task = Literal["lm", "prompt", "chat", "classify", "tag", "embed"]
-_Values = Mapping[str, Any]
+Task = Literal["lm", "prompt", "chat", "classify", "tag", "embed", "preference", "kto", "rollout"]
+Values = Mapping[str, Any]
 _ROLES = {
     "system": "system", "developer": "developer", "tool": "tool", "function": "tool", "observation": "tool",
     "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
@@ -38,9 +38,16 @@ class Record:
     """JSON schemas, for chats."""
     tokens: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    """The one label, or each token's tag."""
+    """The one label, or each token's tag; for "kto", whether the completion is a good one: "true" or "false"."""
     texts: tuple[str, ...] = ()
-    """For "embed": a text, the one that belongs to it, and any that do not."""
+    """For "embed": a text, the one that belongs to it, and any that do not. For "preference": the chosen and the
+    rejected completion of ``prompt``, or the chosen and the rejected answer to ``messages``."""
+    margin: float = 0.0
+    """For "preference": by how much the chosen one is better, where that is known."""
+    rating: float | None = None
+    """Of a text of which pairs are still to be made."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """For "rollout": all other columns, for the rewards."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Shape:
     task: Task
     """What it is for if nobody says."""
     needs: tuple[str, ...]
-    read: Callable[[_Values, Mapping[str, str], Task], Record]
+    read: Callable[[Values, Mapping[str, str], Task], Record]
     """Of a row's values, which column each part has, and the task.
 
     Raises:
@@ -96,12 +103,12 @@ _OTHER_NAMES = {
 """Other names under which a part's column is found."""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _field(values: _Values, column: str) -> Any:
+def field_of(values: Values, column: str) -> Any:
     if column not in values:
         raise BadRow(f"the field {column!r} is missing")
     if values[column] is None:
@@ -109,10 +116,10 @@ def _field(values: _Values, column: str) -> Any:
     return values[column]
 
 
-def _checked(value: Any, name: str, *, empty: bool = False) -> str:
+def checked_text(value: Any, name: str, *, empty: bool = False) -> str:
     """A text with something in it."""
     if not isinstance(value, str):
-        raise BadRow(f"{name} is {_shown(value)}, which is no text")
+        raise BadRow(f"{name} is {shown(value)}, which is no text")
     if not empty and not value.strip():
         raise BadRow(f"{name} is empty")
     if not value.isascii():
@@ -123,11 +130,11 @@ def _checked(value: Any, name: str, *, empty: bool = False) -> str:
     return value
 
 
-def _text(values: _Values, column: str, *, empty: bool = False) -> str:
-    return _checked(_field(values, column), repr(column), empty=empty)
+def text_of(values: Values, column: str, *, empty: bool = False) -> str:
+    return checked_text(field_of(values, column), repr(column), empty=empty)
 
 
-def _label(value: Any, name: str) -> str:
+def label_of(value: Any, name: str) -> str:
     """Of names and whole numbers, in whatever type; others are no classes."""
     if isinstance(value, float):
         if math.isnan(value):
@@ -137,19 +144,19 @@ def _label(value: Any, name: str) -> str:
         value = int(value)
     if isinstance(value, bool | int):
         return str(value)
-    text = _checked(value, name).strip()
+    text = checked_text(value, name).strip()
     if text.lower() == "nan":
         raise BadRow(f"{name} is NaN")
     return text
 
 
-def _plain(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
-    return Record(text=_text(values, columns["text"]))
+def _plain(values: Values, columns: Mapping[str, str], _task: Task) -> Record:
+    return Record(text=text_of(values, columns["text"]))
 
 
-def _classified(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
-    label = _label(_field(values, columns["label"]), repr(columns["label"]))
-    return Record(text=_text(values, columns["text"]), labels=(label,))
+def _classified(values: Values, columns: Mapping[str, str], _task: Task) -> Record:
+    label = label_of(field_of(values, columns["label"]), repr(columns["label"]))
+    return Record(text=text_of(values, columns["text"]), labels=(label,))
 
 
 def _answered(prompt: str, completion: str, task: Task, system: str = "") -> Record:
@@ -160,22 +167,22 @@ def _answered(prompt: str, completion: str, task: Task, system: str = "") -> Rec
     return Record(messages=(*first, *turns))
 
 
-def _completed(values: _Values, columns: Mapping[str, str], task: Task) -> Record:
-    return _answered(_text(values, columns["prompt"]), _text(values, columns["completion"]), task)
+def _completed(values: Values, columns: Mapping[str, str], task: Task) -> Record:
+    return _answered(text_of(values, columns["prompt"]), text_of(values, columns["completion"]), task)
 
 
-def _question(values: _Values, columns: Mapping[str, str], task: Task) -> Record:
-    question, answer = (_text(values, columns[role]) for role in ("question", "answer"))
+def _question(values: Values, columns: Mapping[str, str], task: Task) -> Record:
+    question, answer = (text_of(values, columns[role]) for role in ("question", "answer"))
     if task == "chat":
         return _answered(question, answer, task)
     return _answered(f"Question: {question.strip()}\nAnswer:", f" {answer.strip()}", task)
 
 
-def _instructed(values: _Values, columns: Mapping[str, str], task: Task) -> Record:
+def _instructed(values: Values, columns: Mapping[str, str], task: Task) -> Record:
     """Alpaca's form (Taori et al. 2023), without its first sentence."""
-    instruction, output = (_text(values, columns[role]) for role in ("instruction", "output"))
+    instruction, output = (text_of(values, columns[role]) for role in ("instruction", "output"))
     given, system = (
-        _text(values, columns[role], empty=True) if values.get(columns.get(role, "")) is not None else ""
+        text_of(values, columns[role], empty=True) if values.get(columns.get(role, "")) is not None else ""
         for role in ("input", "system")
     )
     if task == "chat":
@@ -188,21 +195,21 @@ def _instructed(values: _Values, columns: Mapping[str, str], task: Task) -> Reco
     return _answered("\n\n".join([*([system] if system.strip() else []), *parts]), output, task)
 
 
-def _chatted(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+def _chatted(values: Values, columns: Mapping[str, str], _task: Task) -> Record:
     column = columns["messages"] if "messages" in columns else columns["conversations"]
-    given = _listed(_field(values, column), column)
-    messages = tuple(_message(one, f"{column!r}, message {number},") for number, one in enumerate(given, 1))
+    given = listed(field_of(values, column), column)
+    messages = tuple(message_of(one, f"{column!r}, message {number},") for number, one in enumerate(given, 1))
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRow(f"{column!r} has no turn of the assistant, so there is nothing to learn")
     tools: list[Any] = []
     if "tools" in columns and values.get(columns["tools"]):
-        tools = _listed(values[columns["tools"]], columns["tools"])
+        tools = listed(values[columns["tools"]], columns["tools"])
         if not all(isinstance(tool, dict) for tool in tools):
             raise BadRow(f"{columns['tools']!r} is no list of objects")
     return Record(messages=messages, tools=tuple(tools))
 
 
-def _listed(value: Any, column: str) -> list[Any]:
+def listed(value: Any, column: str) -> list[Any]:
     """A list, or its JSON, as a table of texts has it."""
     if isinstance(value, str):
         try:
@@ -210,15 +217,15 @@ def _listed(value: Any, column: str) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise BadRow(f"{column!r} is a text, and no JSON in it; give a list") from error
     if not isinstance(value, list):
-        raise BadRow(f"{column!r} is {_shown(value)}, which is no list")
+        raise BadRow(f"{column!r} is {shown(value)}, which is no list")
     if not value:
         raise BadRow(f"{column!r} is empty")
     return value
 
 
-def _message(given: Any, where: str) -> dict[str, Any]:
+def message_of(given: Any, where: str) -> dict[str, Any]:
     if not isinstance(given, dict):
-        raise BadRow(f'{where} is {_shown(given)}; write {{"role": "user", "content": "..."}}')
+        raise BadRow(f'{where} is {shown(given)}; write {{"role": "user", "content": "..."}}')
     message = {key: value for key, value in given.items() if value is not None}
     for ours, others in (("role", "from"), ("content", "value")):
         if ours not in message and others in message:
@@ -227,7 +234,7 @@ def _message(given: Any, where: str) -> dict[str, Any]:
     if role is None:
         raise BadRow(f"{where} has no role")
     if not isinstance(role, str) or role.lower() not in _ROLES:
-        raise BadRow(f"{where} has the role {_shown(role)}; write system, user, assistant or tool")
+        raise BadRow(f"{where} has the role {shown(role)}; write system, user, assistant or tool")
     message["role"] = role = _ROLES[role.lower()]
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
@@ -235,16 +242,19 @@ def _message(given: Any, where: str) -> dict[str, Any]:
     if content is None and not message.get("tool_calls"):
         raise BadRow(f"{where} has no content")
     may_be_empty = role in _MAY_BE_EMPTY or bool(message.get("tool_calls"))
-    return {**message, "content": _checked("" if content is None else content, f"{where} content", empty=may_be_empty)}
+    return {
+        **message,
+        "content": checked_text("" if content is None else content, f"{where} content", empty=may_be_empty),
+    }
 
 
-def _tagged(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+def _tagged(values: Values, columns: Mapping[str, str], _task: Task) -> Record:
     found: list[list[Any]] = []
     for role in ("tokens", "tags"):
-        value = _field(values, columns[role])
+        value = field_of(values, columns[role])
         value = value.split() if isinstance(value, str) else value
         if not isinstance(value, list):
-            raise BadRow(f"{columns[role]!r} is {_shown(value)}, which is no list")
+            raise BadRow(f"{columns[role]!r} is {shown(value)}, which is no list")
         found.append(value)
     tokens, tags = found
     if len(tokens) != len(tags):
@@ -252,20 +262,20 @@ def _tagged(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
     if not tokens:
         raise BadRow(f"{columns['tokens']!r} is empty")
     return Record(
-        tokens=tuple(_checked(one, f"{columns['tokens']!r}, number {n},") for n, one in enumerate(tokens, 1)),
-        labels=tuple(_label(one, f"{columns['tags']!r}, number {n},") for n, one in enumerate(tags, 1)),
+        tokens=tuple(checked_text(one, f"{columns['tokens']!r}, number {n},") for n, one in enumerate(tokens, 1)),
+        labels=tuple(label_of(one, f"{columns['tags']!r}, number {n},") for n, one in enumerate(tags, 1)),
     )
 
 
-def _paired(values: _Values, columns: Mapping[str, str], _task: Task) -> Record:
+def _paired(values: Values, columns: Mapping[str, str], _task: Task) -> Record:
     """Two texts that belong together, which are the first two parts, and any number of texts that do not."""
     match = values.get(columns.get("match", ""))
     if match is not None and match not in (1, "1", "1.0", "true", "True"):
-        raise BadRow(f"{columns['match']!r} is {_shown(match)}, and texts are learned from that belong together (1)")
-    first, second = (_text(values, columns[role]) for role in list(columns)[:2])
+        raise BadRow(f"{columns['match']!r} is {shown(match)}, and texts are learned from that belong together (1)")
+    first, second = (text_of(values, columns[role]) for role in list(columns)[:2])
     given = values.get(columns.get("negative", ""))
     others = given if isinstance(given, list) else [] if given in (None, "") else [given]
-    named = (_checked(other, f"{columns['negative']!r}, number {n},") for n, other in enumerate(others, 1))
+    named = (checked_text(other, f"{columns['negative']!r}, number {n},") for n, other in enumerate(others, 1))
     texts = first, second, *named
     if len(texts) > _MOST_NEGATIVES + 2:
         raise BadRow(f"{columns['negative']!r} has {len(texts) - 2:,} texts; give at most {_MOST_NEGATIVES}")

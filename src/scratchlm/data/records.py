@@ -11,12 +11,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, get_args
 
+from scratchlm.data.preference_rows import PREFERENCE_SHAPES
+from scratchlm.data.rated_pairs import Pairing
 from scratchlm.data.record_files import Row, read_rows
 from scratchlm.data.record_rows import SHAPES, BadRow, Record, Shape, Task
 from scratchlm.errors import UserError
 
 Bad = Literal["stop", "skip"]
 _FIRST_ROWS, _FIRST_REASONS, _MOST_LABELS = 100, 5, 1000
+_ALIGNED = {task for shape in PREFERENCE_SHAPES for task in shape.tasks}
 
 
 @dataclass
@@ -62,6 +65,8 @@ class Records:
     skipped: Skipped = field(default_factory=Skipped)
     whole_files: bool = False
     """Rows are whole files, whose texts are read in parts, not cut."""
+    pairing: Pairing | None = None
+    """Of rated texts of which pairs are still to be made, once it is known which are held out; see :meth:`paired`."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,6 +80,22 @@ class Records:
         if self.task == "prompt" and self._glued():
             text += "; prompts and completions are joined as they stand, with no space between"
         return f"{text}\n{self.skipped}" if self.skipped.count else text
+
+    def paired(self, seed: int = 0) -> Records:
+        """Itself, or of rated texts the pairs that :class:`~scratchlm.data.rated_pairs.Pairing` makes of them.
+
+        Raises:
+            UserError: no two ratings differ enough.
+        """
+        if self.pairing is None:
+            return self
+        pairs = self.pairing.pair(self.rows, seed)
+        if not pairs:
+            raise UserError(
+                f"{self.name}: of {len(self):,} texts no two have ratings that differ by {self.pairing.margin:g}; give "
+                "more texts, or a lower pair_margin"
+            )
+        return replace(self, rows=pairs, shape=f"pairs of {len(self):,} texts by {self.shape}", pairing=None)
 
     def _glued(self) -> bool:
         some = self.rows[:_FIRST_ROWS]
@@ -100,21 +121,25 @@ def read_records(
     split: str = "train",
     lines: bool = False,
     labels: Sequence[str] | None = None,
+    pairing: Pairing | None = None,
 ) -> Records:
     """Read and check rows; see :func:`~scratchlm.data.record_files.read_rows` for what ``source`` may be.
 
     The form is recognised by the columns, the first that fits: messages or conversations (chats), instruction + output,
     prompt + completion, question + answer, tokens + tags, anchor + positive, query + passage, sentence1 + sentence2,
-    text + label, text.
+    text + label, text. Alignment's forms are taken only if their task is asked for.
 
     Args:
         task: "lm" (plain text, or prompts and completions, whose task is then "prompt"), "prompt", "chat", "classify",
             "tag" or "embed", where not the form's own; "chat" also takes prompts and completions, which become the
-            user's and the assistant's turns.
+            user's and the assistant's turns. For alignment: "preference" (chosen + rejected, with a prompt or as two
+            chats; or text + rating, of which pairs are made when the rows are split), "kto" (prompt + completion +
+            label), "rollout" (prompt, and other columns for the rewards).
         columns: what to read from which column, such as {"text": "review"}.
         bad: "stop" at the first bad row, or "skip" and count them.
         split, lines: see ``read_rows``.
         labels: the only labels or tags there may be, in their order; None for those that occur.
+        pairing: how pairs are made of rated texts; None for the usual way.
 
     Raises:
         UserError: a bad row (the line tells file, line and field), no good one, columns of no known form, or an option
@@ -125,13 +150,15 @@ def read_records(
     file = read_rows(source, split=split, lines=lines, conll=task == "tag")
     rows = iter(file.rows)
     first = list(islice(rows, _FIRST_ROWS))
-    present = _columns(first)
+    present, seen = _columns(first), _columns(first, share=0.0)
     skipped, good = Skipped(bad), list[Record]()
     if not present:
         for row in (*first, *rows):
             skipped.add(row.place, str(row.values))
         raise UserError(f"{source} holds no rows{': ' + str(skipped) if skipped.count else ''}; give at least one")
     shape, found = _recognise(str(source), present, task, wanted)
+    some = shape.columns(seen, wanted) or {}
+    found |= {role: some[role] for role in shape.may if role in some and role not in found}
     chosen = shape.task if task == "lm" else task or shape.task
     allowed = None if labels is None else frozenset(labels)
     for place, values in chain(first, rows):
@@ -149,7 +176,9 @@ def read_records(
     if not good:
         raise UserError(f"{source} has no good row ({skipped})")
     known = tuple(labels) if labels is not None else label_list(good)
-    records = Records(str(source), file.format, chosen, shape.name, found, good, known, skipped, file.whole)
+    rated = good[0].rating is not None
+    way = (pairing or Pairing()) if rated else None
+    records = Records(str(source), file.format, chosen, shape.name, found, good, known, skipped, file.whole, way)
     if labels is None:
         _check_labels(records)
     return records
@@ -157,7 +186,8 @@ def read_records(
 
 def split_records(records: Records, validation: float, *, seed: int = 0) -> Splits:
     """Hold out a share of the rows (below 1) or so many of them (from 1), drawn by ``seed``. Rows that are equal but
-    for case and white space go to the same side.
+    for case and white space go to the same side. Of rated texts it is texts that are held out, and then pairs are made
+    of those of each side.
 
     Raises:
         UserError: too few rows, or no such share.
@@ -182,7 +212,7 @@ def split_records(records: Records, validation: float, *, seed: int = 0) -> Spli
         )
     out = set(held)
     train = replace(records, rows=[row for number, row in enumerate(records.rows) if number not in out])
-    return _joined(train, replace(records, rows=[records.rows[n] for n in sorted(out)]) if held else None, [])
+    return _joined(train, replace(records, rows=[records.rows[n] for n in sorted(out)]) if held else None, [], seed)
 
 
 def join_validation(train: Records, validation: Records) -> Splits:
@@ -209,8 +239,10 @@ def row_key(row: Record) -> bytes:
     """What tells rows apart when duplicates are looked for: all that the model reads and writes but the labels, in one
     case and with single spaces."""
     turns = (f"{m['role']}\0{m.get('content') or m}" for m in row.messages)
-    # Of texts that belong together the first alone: what was learned of it must not be asked again.
-    parts = [row.prompt, row.text, *row.tokens, *row.texts[:1], *turns]
+    # Of texts that belong together the first alone: what was learned of it must not be asked again. Of two answers to
+    # a prompt, for the same reason, the prompt alone.
+    first = () if row.prompt or row.messages else row.texts[:1]
+    parts = [row.prompt, row.text, *row.tokens, *first, *turns]
     plain = "\0".join(" ".join(part.casefold().split()) for part in parts)
     return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -229,8 +261,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join([*shown, *(["..."] if len(names) > 12 else [])])
 
 
-def _joined(train: Records, validation: Records | None, notes: list[str]) -> Splits:
-    """Both with one list of labels."""
+def _joined(train: Records, validation: Records | None, notes: list[str], seed: int = 0) -> Splits:
+    """Both with one list of labels, and as pairs where they are rated texts."""
+    train, validation = train.paired(seed), None if validation is None else validation.paired(seed)
     if validation is not None and train.task in ("classify", "tag"):
         ours, theirs = label_list(train.rows), label_list(validation.rows)
         if only := [label for label in theirs if label not in ours]:
@@ -245,20 +278,21 @@ def _check_options(task: str | None, columns: Mapping[str, str], bad: str) -> No
         raise UserError(f"there is no task {task!r}; choose one of: {', '.join(get_args(Task))}")
     if bad not in get_args(Bad):
         raise UserError(f"bad rows can be: {', '.join(get_args(Bad))}; not {bad!r}")
-    roles = sorted({role for shape in SHAPES for role in (*shape.needs, *shape.may)})
+    shapes = SHAPES if task not in _ALIGNED else PREFERENCE_SHAPES
+    roles = sorted({role for shape in shapes for role in (*shape.needs, *shape.may)})
     for role in columns:
         if role not in roles:
             raise UserError(f"there is no part {role!r} to map a column to; choose one of: {', '.join(roles)}")
 
 
-def _columns(first: Iterable[Row]) -> list[str]:
-    """The fields that most of the readable rows have, in order."""
+def _columns(first: Iterable[Row], share: float = 0.5) -> list[str]:
+    """The fields that most of the readable rows have, or another share of them, in order."""
     good = [row.values for row in first if isinstance(row.values, dict)]
     counts: dict[str, int] = {}
     for values in good:
         for name in values:
             counts[name] = counts.get(name, 0) + 1
-    return [name for name, count in counts.items() if count * 2 >= len(good)]
+    return [name for name, count in counts.items() if count >= share * len(good)]
 
 
 def _recognise(
@@ -270,11 +304,17 @@ def _recognise(
             near = difflib.get_close_matches(column, present, n=1)
             cure = f"did you mean {near[0]!r}?" if near else f"it has: {_some(present)}"
             raise UserError(f"{source} has no column {column!r} for {role!r}; {cure}")
-    serving = [shape for shape in SHAPES if task is None or task in shape.tasks]
+    shapes = SHAPES if task is None else (*SHAPES, *PREFERENCE_SHAPES)
+    serving = [shape for shape in shapes if task is None or task in shape.tasks]
     for shape in serving:
         found = shape.columns(present, wanted)
         if found is not None:
             return shape, found
+    if task is None and (aligned := PREFERENCE_SHAPES[0].columns(present, wanted)) is not None:
+        raise UserError(
+            f"{source} has pairs with a preferred one ({', '.join(aligned.values())}); alignment learns from them: "
+            "scratchlm align reward, or dpo"
+        )
     needed = "; ".join(" + ".join(shape.needs) for shape in serving)
     purpose = f"for the task {task}" if task else "to train on"
     raise UserError(

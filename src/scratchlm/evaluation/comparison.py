@@ -58,9 +58,17 @@ FIGURES = {
     "accuracy_at_1": _Column("found\nfirst", _share),
     "accuracy_at_5": _Column("among\n5", _share),
     "mrr_at_10": _Column("MRR\n@10", _share),
+    "gap": _Column("gap of\nrewards", _share),
+    "calibration_error": _Column("calibration\nerror", _share),
+    "reward_margin": _Column("implicit\ngap", _share),
+    "reward": _Column("reward", _share),
+    "greedy_reward": _Column("reward,\ngreedy", _share),
+    "kl": _Column("nats from\nthe start", _share),
+    "tokens_a_completion": _Column("tokens", lambda value: f"{value:.1f}"),
+    "plain_perplexity": _Column("plain\ntext's PPL", _perplexity),
 }
 """Of texts those of the tutorial's tables 5.1 and 6.1, and exact matches; of labels and tags the next; of vectors how
-often the text that belongs to a text is found."""
+often the text that belongs to a text is found; then those of alignment."""
 EFFORT = {
     "trained_parameters": _Column("trained\nparameters", lambda value: f"{value:,}"),
     "peak_memory_bytes": _Column("peak\nmemory", size),
@@ -209,7 +217,9 @@ def _known(values: Mapping[str, Any], columns: Mapping[str, _Column]) -> dict[st
 
 def _counts(figures: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures are of."""
-    return {key: figures[key] for key in ("rows", "words", "tokens", "prompts", "candidates") if key in figures}
+    return {
+        key: figures[key] for key in ("rows", "words", "tokens", "prompts", "candidates", "pairs") if key in figures
+    }
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -220,6 +230,9 @@ def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
             named["candidates"] = "texts to find"
             parts += [f"{row[key]:,} {what}" for key, what in named.items() if row.get(key)]
             return ", ".join(parts)
+        for name in ("pairs", "prompts"):
+            if name in row:
+                return f"{row[name]:,} held-out {name}"
     return ""
 
 

@@ -37,20 +37,24 @@ class Measured:
         path = tuning.run.path / REPORT
         report: Report = read_json(path) if path.exists() else {}
         if fit is None and "before" not in report:
-            report = {**_heading(tuning), "before": self._figures(tuning, "before")}
+            report = {**_heading(tuning), "before": self.figures(tuning, "before")}
         elif fit is not None:
             report |= _effort(tuning, fit)  # before the figures, whose memory is not the training's
-            report["after"] = self._figures(tuning, "after")
+            report["after"] = self.figures(tuning, "after")
         cure = "free some space, and go on with --resume"
         with disk_errors(str(path), cure):
             write_text(path, json.dumps(json.loads(to_json(report)), indent=1, ensure_ascii=False) + "\n")
-        figures = tuning.run.path / "figures"
         if fit is not None and report["after"]:
-            if "confusion" in report["after"]:
-                plot_confusion(report["after"]["confusion"], tuning.train.labels, figures / "confusion.png")
-            plot_comparison([report], figures / "before-after.png")
+            self.draw(tuning, report, tuning.run.path / "figures")
 
-    def _figures(self, tuning: Tuning, when: str) -> dict[str, Any]:
+    def draw(self, tuning: Tuning, report: Report, folder: Path) -> None:
+        """The pictures of a finished report."""
+        if "confusion" in report["after"]:
+            plot_confusion(report["after"]["confusion"], tuning.train.labels, folder / "confusion.png")
+        plot_comparison([report], folder / "before-after.png")
+
+    def figures(self, tuning: Tuning, when: str) -> dict[str, Any]:
+        """What there is to say of the model as it is now; empty where nothing is held out."""
         records, examples = tuning.splits.validation, tuning.held_out
         if records is None or examples is None:
             return {}
@@ -103,6 +107,7 @@ def _heading(tuning: Tuning) -> Report:
         "name": tuning.run.path.name,
         "model": question.model,
         "method": question.method,
+        "verb": tuning.goal.verb,
         "task": tuning.splits.train.task,
         "data": question.data,
         "train_rows": tuning.train.count,
@@ -114,7 +119,7 @@ def _heading(tuning: Tuning) -> Report:
 
 def _effort(tuning: Tuning, fit: FitResult) -> Report:
     """What the training took."""
-    rows = fit.steps * tuning.task.train.rows
+    rows = fit.steps * tuning.task.train.rows / tuning.task.period
     weights = [tuning.run.path / name for name in ("adapter_model.safetensors", "model.safetensors")]
     return {
         "steps": fit.steps,

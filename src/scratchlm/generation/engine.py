@@ -33,7 +33,7 @@ class Token:
 
     id: int
     log_probability: float | None = None
-    """Of the token in the model's own distribution, in nats; None unless asked for."""
+    """Of the token in the model's own distribution (or that of the draws), in nats; None unless asked for."""
     top: list[tuple[int, float]] = field(default_factory=list)
     """The likeliest tokens and their log-probabilities, best first."""
 
@@ -57,6 +57,8 @@ class Request:
     """Tokens that end the text."""
     log_probabilities: int | None = None
     """None for none; 0 for the chosen tokens'; k for the k likeliest beside them."""
+    as_drawn: bool = False
+    """Whether these are of the distribution that is drawn from, the temperature worked in, not of the model's own."""
     speculate: int = 0
     """At most so many tokens are guessed from what the text has said before and checked in one pass. The text is the
     same with and without."""
@@ -308,7 +310,10 @@ class Engine:
         request = sequence.request
         made = Token(token)
         if request.log_probabilities is not None:
-            scores = logits.float().log_softmax(-1)
+            scores = logits.float()
+            if request.as_drawn and not request.sampling.is_greedy:
+                scores = scores / request.sampling.temperature
+            scores = scores.log_softmax(-1)
             made.log_probability = float(scores[token])
             best = scores.topk(min(request.log_probabilities, len(scores)))
             made.top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

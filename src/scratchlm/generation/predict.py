@@ -1,4 +1,4 @@
-"""Labels of texts: the class of each, or the tags of its words and the entities that these make."""
+"""What texts are told to be: the class of each, its reward, or the tags of its words and the entities they make."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scratchlm.data.batch import IGNORE
 from scratchlm.data.examples import Part, RecordEncoder, encode_words
+from scratchlm.data.judged import encode_judged
 from scratchlm.data.record_rows import BadRow, Record
 from scratchlm.data.records import Records
 from scratchlm.data.tags import WordStyle, entities, has_entities, word_places
 from scratchlm.errors import UserError
 from scratchlm.generation.states import StateReader
 from scratchlm.models import Decoder, Encoder, Model, Seq2Seq
-from scratchlm.models.config import LABELLED
+from scratchlm.models.config import TAUGHT
 from scratchlm.tokenizers import Tokenizer
 
 LOOK_AHEAD, MOST_CHARACTERS = 1024, 1 << 20
@@ -41,6 +43,11 @@ class ClassPrediction:
     """Of all labels, in the model's order; they add up to 1."""
     truncated: bool
     """Whether the text is longer than the model reads, so that its end counts for nothing."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no token to tell from."""
+        return self.label is None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -69,12 +76,37 @@ class TagPrediction:
     entities: tuple[Span, ...]
     """What the tags tell of; none where the model's tags are each of one word, without B- and I-."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether there is no token to tell from."""
+        return not self.words
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
 
 
-Prediction = ClassPrediction | TagPrediction
+@dataclass(frozen=True)
+class RewardPrediction:
+    """How good a text is."""
+
+    text: str
+    reward: float | None
+    """A number that has a meaning beside those of other texts only; None for a text that has no token."""
+    truncated: bool
+    """Whether the text is longer than the model reads, so that its end counts for nothing."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no token to tell from."""
+        return self.reward is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+Prediction = ClassPrediction | TagPrediction | RewardPrediction
 
 
 def predict_texts(
@@ -99,21 +131,28 @@ def label_probabilities(
 ) -> list[NDArray[np.float32]]:
     """For each part, ids and targets as :mod:`scratchlm.data.examples` makes them, the probabilities of the labels
     (n, labels) at its n tokens that have a target, whatever it is."""
-    found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(parts)
-    for rows in reader.batches([len(ids) for ids, _ in parts]):
-        places = [np.flatnonzero(np.asarray(parts[i][1]) != IGNORE) for i in rows]
+    places = [np.flatnonzero(np.asarray(targets) != IGNORE) for _, targets in parts]
+    found = head_outputs(model, reader, [ids for ids, _ in parts], places)
+    return [one.softmax(-1).numpy() for one in found]
+
+
+def head_outputs(
+    model: Decoder | Encoder, reader: StateReader, sequences: Sequence[Ids], places: Sequence[NDArray[np.int64]]
+) -> list[Tensor]:
+    """What the head gives at some tokens of each sequence: (n, outputs), float32, for the n ``places`` of each."""
+    found: list[Tensor] = [torch.empty(0)] * len(sequences)
+    for rows in reader.batches([len(ids) for ids in sequences]):
         with torch.inference_mode():
-            states = reader.read([[int(one) for one in parts[i][0]] for i in rows])
-            chosen = torch.cat([one[torch.from_numpy(at)] for one, at in zip(states, places, strict=True)])
-            logits = model.logits(chosen.to(model.embed.tokens.weight.dtype))
-            shares = logits.float().softmax(-1).cpu().numpy()
-        for i, share in zip(rows, np.split(shares, np.cumsum([len(at) for at in places])[:-1]), strict=True):
-            found[i] = share
+            states = reader.read([[int(one) for one in sequences[i]] for i in rows])
+            chosen = torch.cat([one[torch.from_numpy(places[i])] for one, i in zip(states, rows, strict=True)])
+            outputs = model.logits(chosen.to(model.embed.tokens.weight.dtype)).float().cpu()
+        for i, output in zip(rows, torch.split(outputs, [len(places[i]) for i in rows]), strict=True):
+            found[i] = output
     return found
 
 
 class Predictor:
-    """Tells the labels of texts.
+    """Tells the labels of texts, or their rewards.
 
     Texts are encoded as the rows of a training are, and computed together with others of their length. Of a text that
     is longer than ``max_length`` a class is told from the beginning; tags are told in windows that overlap, each word's
@@ -126,7 +165,7 @@ class Predictor:
         name: of the model, for messages.
 
     Raises:
-        UserError: the model has no labels, or too short a ``max_length``.
+        UserError: the model has no labels and no reward, or too short a ``max_length``.
     """
 
     def __init__(
@@ -138,7 +177,7 @@ class Predictor:
         max_length: int | None = None,
         name: str = "the model",
     ) -> None:
-        if isinstance(model, Seq2Seq) or model.config.head not in LABELLED:
+        if isinstance(model, Seq2Seq) or model.config.head not in TAUGHT:
             raise UserError(
                 f"{name} has no classes or tags to tell; teach it some with: scratchlm finetune {name} --data FILE "
                 "--task classify --out RUN"
@@ -171,7 +210,7 @@ class Predictor:
         done = 0
         for block in _blocks(texts):
             try:
-                found = self._tagged(block) if self.task == "tag" else self._classified(block)
+                found = self._told_of(block)
             except UserError as error:
                 raise self._told(error, block, done) from error
             done += len(block)
@@ -179,11 +218,36 @@ class Predictor:
                 progress(done)
             yield from found
 
+    def rewards(self, rows: Sequence[Record]) -> list[RewardPrediction]:
+        """The rewards of completions; see :func:`~scratchlm.data.judged.encode_judged`.
+
+        Raises:
+            UserError, BadRow: as that does.
+        """
+        judged = encode_judged(rows, self.tokenizer, self.max_length, not self._causal)
+        some = [n for n, one in enumerate(judged) if one.place >= 0]
+        ids, places = [judged[n].ids for n in some], [np.array([judged[n].place]) for n in some]
+        outputs = head_outputs(self.model, self._reader, ids, places)
+        values = dict(zip(some, (float(one[0, 0]) for one in outputs), strict=True))
+        return [
+            RewardPrediction(row.texts[0], values.get(n), one.truncated)
+            for n, (row, one) in enumerate(zip(rows, judged, strict=True))
+        ]
+
+    def _told_of(self, texts: Sequence[str]) -> Sequence[Prediction]:
+        if self.task == "reward":
+            return self.rewards([Record(texts=(text,)) for text in texts])
+        return self._tagged(texts) if self.task == "tag" else self._classified(texts)
+
+    @property
+    def _causal(self) -> bool:
+        return self.model.config.architecture == "decoder"
+
     def _encoder(self, rows: Sequence[Record]) -> RecordEncoder:
         """Of rows that have a label, any, since one is told at the places where a row's would be."""
-        records = Records("", "", self.task, "", {}, rows, self.labels)  # type: ignore[arg-type]
-        causal = self.model.config.architecture == "decoder"
-        return RecordEncoder(records, self.tokenizer, self.max_length, False, causal)
+        task: Any = "classify" if self.task == "reward" else self.task
+        records = Records("", "", task, "", {}, rows, self.labels)
+        return RecordEncoder(records, self.tokenizer, self.max_length, False, self._causal)
 
     def _told(self, error: UserError, block: Sequence[str], before: int) -> UserError:
         """The same with the text's number, found by encoding them one by one."""
@@ -266,11 +330,10 @@ class Predictor:
     ) -> TagPrediction:
         """A text's prediction from its windows'."""
         words: list[Span] = []
-        causal = self.model.config.architecture == "decoder"
         for number, (start, end) in enumerate(windows):
             share = next(shares)
             last = end
-            if number + 1 < len(windows) and not causal:
+            if number + 1 < len(windows) and not self._causal:
                 last = (windows[number + 1][0] + end + 1) // 2
             for n in range(len(words), last):
                 best, (a, b) = int(share[n - start].argmax()), places[n]

@@ -3,7 +3,7 @@
 from scratchlm.models.attention import Attention, textbook
 from scratchlm.models.build import Decoder, Encoder, Model, Seq2Seq, build_model, empty_model, evaluating, with_head
 from scratchlm.models.cache import KVCache
-from scratchlm.models.config import ModelConfig
+from scratchlm.models.config import Head, ModelConfig
 from scratchlm.models.loss import cross_entropy_sum, linear_cross_entropy_sum
 from scratchlm.models.presets import PRESETS, model_preset
 from scratchlm.models.size import parameter_count
@@ -13,6 +13,7 @@ __all__ = [
     "Attention",
     "Decoder",
     "Encoder",
+    "Head",
     "KVCache",
     "Model",
     "ModelConfig",

@@ -17,13 +17,13 @@ from scratchlm.errors import UserError
 from scratchlm.models.attention import Attention, textbook
 from scratchlm.models.block import Stack, initialise
 from scratchlm.models.cache import KVCache
-from scratchlm.models.config import LABELLED, Head, ModelConfig
+from scratchlm.models.config import TAUGHT, WHOLE, Head, ModelConfig
 from scratchlm.models.heads import HeadTransform, build_head
 from scratchlm.models.sublayer import project_in
 
 
 class _SingleStack(Stack):
-    """What a decoder and an encoder share: one stack and a projection to the vocabulary or to labels."""
+    """What a decoder and an encoder share: one stack and a projection to the vocabulary, to labels or to a reward."""
 
     head: Any
     """nn.Linear, or what has taken its place (an adapter); None with ``head="none"``."""
@@ -47,7 +47,8 @@ class _SingleStack(Stack):
         cache: KVCache | None = None,
     ) -> Tensor:
         """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest. A model with labels gives
-        theirs at each token; a whole text's are at an encoder's first token, at a decoder's last.
+        theirs at each token, one with a reward (B, T, 1); a whole text's are at an encoder's first token, at a
+        decoder's last.
 
         Raises:
             ValueError: the model has no head; its states are at :meth:`hidden`.
@@ -59,8 +60,8 @@ class _SingleStack(Stack):
     def logits(self, states: Tensor) -> Tensor:
         """From the states that :meth:`hidden` gives, any of them, to the vocabulary or labels. (..., C) -> (..., V).
 
-        A class is told from the state of one token of its text, an encoder's through the pooler (Devlin et al. 2019,
-        section 4.1), where there is one; in training dropout comes before the labels' projection.
+        A class, or a reward, is told from the state of one token of its text, an encoder's through the pooler (Devlin
+        et al. 2019, section 4.1), where there is one; in training dropout comes before the labels' projection.
 
         Raises:
             ValueError: the model has no head.
@@ -69,9 +70,9 @@ class _SingleStack(Stack):
             raise ValueError("this model has no head and gives no logits; use hidden()")
         if self.head_transform is not None:
             states = self.head_transform(states)
-        if self.config.head == "classify" and self.pooler is not None:
+        if self.config.head in WHOLE and self.pooler is not None:
             states = torch.tanh(self.pooler(states))
-        if self.config.head == "tag" or (self.config.head == "classify" and not self.causal):
+        if self.config.head == "tag" or (self.config.head in WHOLE and not self.causal):
             states = F.dropout(states, self.config.dropout, self.training)
         logits: Tensor = self.head(states)
         return logits
@@ -219,12 +220,12 @@ def with_head(model: nn.Module, head: Head, labels: Sequence[str] = (), seed: in
     """A model with another head on the same trunk: its modules are shared, not copied. The new head is drawn by
     ``seed``, with a standard deviation of ``init_std`` or 0.02 and biases of zero, whatever has been drawn before.
 
-    An encoder's head ``classify`` has a pooler before it: the model's own, or a new one. As in ``transformers``, a
-    decoder's ``classify`` has no bias.
+    An encoder's heads ``classify`` and ``reward`` have a pooler before them: the model's own, or a new one. As in
+    ``transformers``, a decoder's have no bias.
 
     Args:
         model: a decoder or an encoder.
-        head: "classify" or "tag", with ``labels``; or "none".
+        head: "classify" or "tag", with ``labels``; "reward"; or "none".
 
     Raises:
         UserError: labels that a config refuses, or an encoder-decoder.
@@ -233,15 +234,17 @@ def with_head(model: nn.Module, head: Head, labels: Sequence[str] = (), seed: in
     config: ModelConfig = model.config  # type: ignore[assignment]
     if not isinstance(model, _SingleStack):
         raise UserError(f"head {head!r} is for decoders and encoders; this model is of the kind {config.architecture}")
-    if head not in (*LABELLED, "none"):
-        raise ValueError(f"the head {head!r} is a part of its trunk's training; only labels' heads are put on later")
+    if head not in (*TAUGHT, "none"):
+        raise ValueError(
+            f"the head {head!r} is a part of its trunk's training; only labels' heads and rewards' come later"
+        )
     encodes = config.architecture == "encoder"
     changed = replace(
         config,
         head=head,
         labels=tuple(labels),
-        head_bias=head == "tag" or (head == "classify" and encodes),
-        pooler=head == "classify" and encodes,
+        head_bias=head == "tag" or (head in WHOLE and encodes),
+        pooler=head in WHOLE and encodes,
         tied_embeddings=False,
     )
     with _Unset():

@@ -14,9 +14,13 @@ Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "swiglu", "relu2"]
-Head = Literal["linear", "mlm", "none", "classify", "tag"]
+Head = Literal["linear", "mlm", "none", "classify", "tag", "reward"]
 LABELLED: tuple[Head, ...] = ("classify", "tag")
 """The heads that give labels, not words."""
+WHOLE: tuple[Head, ...] = ("classify", "reward")
+"""The heads that tell of a whole text, at one of its tokens."""
+TAUGHT: tuple[Head, ...] = (*LABELLED, "reward")
+"""The heads that give no words and are put on a trunk when its words are learned."""
 LARGEST_TABLE = 2**27
 """Numbers in a table of positions: half a GiB. A context that needs more is a mistake, or an attack."""
 
@@ -67,14 +71,15 @@ class ModelConfig:
     ffn_bias: bool = True
     head: Head = "linear"
     """From states to the vocabulary: a ``linear`` layer; ``mlm``, BERT's, which transforms them first; or ``none``.
-    From states to ``labels``: ``classify``, of a whole text, at one of its tokens; ``tag``, at each."""
+    From states to ``labels``: ``classify``, of a whole text, at one of its tokens; ``tag``, at each. From states to one
+    number, how good a whole text is: ``reward`` (Ouyang et al. 2022, section 3.5)."""
     labels: tuple[str, ...] = ()
     """The names of the classes or tags, in the order of the logits; none with the other heads."""
     head_bias: bool = True
     """Bias on the final projection."""
     pooler: bool = False
-    """An encoder's layer on the first token's state (Devlin et al. 2019, the next-sentence task's); with the head
-    ``classify``, the layer before it."""
+    """An encoder's layer on the first token's state (Devlin et al. 2019, the next-sentence task's); with the heads
+    ``classify`` and ``reward``, the layer before them."""
     norm_bias: bool = True
     """Bias of LayerNorm; RMSNorm has none."""
     tied_embeddings: bool = False
@@ -197,6 +202,13 @@ class ModelConfig:
     @property
     def attention_dropout_rate(self) -> float:
         return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the head gives for a state; 0 without a head."""
+        if self.head in LABELLED:
+            return len(self.labels)
+        return {"none": 0, "reward": 1}.get(self.head, self.vocab_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from scratchlm.models.config import LABELLED, ModelConfig
+from scratchlm.models.config import ModelConfig
 from scratchlm.models.layers import activate, build_norm
 
 
@@ -23,8 +23,7 @@ class HeadTransform(nn.Module):
 
 
 def build_head(config: ModelConfig) -> nn.Linear | None:
-    """The projection to the vocabulary or to the labels, or None where the config wants none."""
+    """The projection to the vocabulary, to the labels or to a reward, or None where the config wants none."""
     if config.head == "none":
         return None
-    outputs = len(config.labels) if config.head in LABELLED else config.vocab_size
-    return nn.Linear(config.width, outputs, bias=config.head_bias)
+    return nn.Linear(config.width, config.outputs, bias=config.head_bias)

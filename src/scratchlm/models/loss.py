@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -94,3 +95,83 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         return (*(next(saved).mul(grad) if given else None for given in ctx.given), None)
+
+
+def linear_log_probabilities(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """log softmax((states @ weight.T + bias) / temperature) at each label, whose logits never exist as a whole.
+
+    Unlike :func:`linear_cross_entropy_sum`'s, the gradient that comes is another one for each position, so that the
+    logits are computed once more on the way back.
+
+    Args:
+        states: (N, C) floats.
+        weight: (V, C), bias: (V,) or None; a frozen one costs no gradient.
+        labels: (N,) int64, all of them in the vocabulary.
+        entropy: work out the entropies, too.
+
+    Returns:
+        Log-probabilities (N,) and, without a gradient, the distributions' entropies (N,), zeros without ``entropy``;
+        both float32, in nats.
+    """
+    found: tuple[Tensor, Tensor] = _LinearLogProbabilities.apply(  # type: ignore[no-untyped-call]
+        states, weight, bias, labels, temperature, entropy
+    )
+    return found
+
+
+class _LinearLogProbabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        found = torch.empty(len(labels), dtype=torch.float32, device=states.device)
+        surprise = torch.zeros_like(found)
+        for part in _parts(len(labels)):
+            logits = F.linear(states[part], weight, bias).float().div_(temperature)
+            whole = logits.logsumexp(1)
+            found[part] = logits.gather(1, labels[part, None])[:, 0] - whole
+            if entropy:
+                logits.sub_(whole[:, None])
+                surprise[part] = -(logits * logits.exp()).sum(1)
+        ctx.save_for_backward(states, weight, bias, labels)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(surprise)
+        return found, surprise
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, labels = ctx.saved_tensors
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_states = torch.empty_like(states) if needs_states else None
+        d_weight = torch.zeros_like(weight) if needs_weight else None
+        d_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
+        for part in _parts(len(labels)):
+            slope = F.linear(states[part], weight, bias).float().div_(ctx.temperature).softmax(1).neg_()
+            slope.scatter_add_(1, labels[part, None], torch.ones_like(slope[:, :1]))
+            slope = slope.mul_(grad[part, None] / ctx.temperature).to(states.dtype)
+            if d_states is not None:
+                torch.mm(slope, weight, out=d_states[part])
+            if d_weight is not None:
+                d_weight.addmm_(slope.mT, states[part])
+            if d_bias is not None:
+                d_bias += slope.sum(0)
+        return d_states, d_weight, d_bias, None, None, None
+
+
+def _parts(count: int) -> Iterator[slice]:
+    for first in range(0, count, AT_ONCE):
+        yield slice(first, first + AT_ONCE)

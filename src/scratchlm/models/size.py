@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scratchlm.models.config import LABELLED, ModelConfig
+from scratchlm.models.config import TAUGHT, ModelConfig
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -32,8 +32,8 @@ def parameter_count(config: ModelConfig) -> int:
     else:
         stacks = config.layers * block + around + tokens
     head = 0
-    if config.head in LABELLED:
-        head = linear(width, len(config.labels), config.head_bias)
+    if config.head in TAUGHT:
+        head = linear(width, config.outputs, config.head_bias)
     elif config.head != "none":
         head = (0 if config.tied_embeddings else tokens) + (config.vocab_size if config.head_bias else 0)
     if config.head == "mlm":

@@ -16,7 +16,7 @@ from scratchlm.checkpoints.pooling import PoolingSettings, read_pooling
 from scratchlm.errors import UserError
 from scratchlm.generation.states import StatePrecision, StateReader
 from scratchlm.models import Model, Seq2Seq
-from scratchlm.models.config import LABELLED
+from scratchlm.models.config import TAUGHT
 from scratchlm.opening import Opened, open_model
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.distributed import choose_device
@@ -86,8 +86,9 @@ class Embedder:
     ) -> None:
         if isinstance(model, Seq2Seq):
             raise UserError(f"{name} is an encoder-decoder, which gives no vectors; use an encoder or a decoder")
-        if model.config.head in LABELLED:
-            raise UserError(f"{name} gives labels, no vectors; use: scratchlm predict {name} --text TEXT")
+        if model.config.head in TAUGHT:
+            gives = "rewards" if model.config.head == "reward" else "labels"
+            raise UserError(f"{name} gives {gives}, no vectors; use: scratchlm predict {name} --text TEXT")
         if precision not in get_args(EmbedPrecision):
             raise UserError(f"there is no precision {precision!r} for vectors; choose auto, fp32 or int8")
         self.tokenizer, self.pooling, self.name = tokenizer, pooling or PoolingSettings(), name

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from scratchlm import __version__
 from scratchlm.checkpoints import RunFolder
+from scratchlm.models.config import LABELLED
 from scratchlm.training.loop import FitResult
 from scratchlm.training.progress import clock
 
 if TYPE_CHECKING:
+    from scratchlm.training.finetune import Tuning
     from scratchlm.training.pretrain import Plan
 
 _USE = {
@@ -32,13 +34,9 @@ def model_card(run: RunFolder, plan: Plan, parameters: int, result: FitResult) -
         ("data", f"{plan.data}: " + ", ".join(f"{n:,} {key.replace('_', ' ')}" for key, n in plan.sizes.items())),
         ("training", f"{result.steps:,} of {train.steps:,} steps of {train.batch_size * train.accumulation} rows"),
         ("optimizer", f"{train.optimizer}, peak learning rate {train.learning_rate:g}, {train.schedule} schedule"),
-        ("ended", result.stopped),
-        ("time", f"{clock(result.seconds)} in training steps"),
-        ("loss of the last step", f"{result.loss:.4f} nats a label"),
+        *_course(result),
     ]
-    if result.best_loss is not None:
-        rows.append(("best validation loss", f"{result.best_loss:.4f} nats a label, at step {result.best_step:,}"))
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    table = _table(rows)
     return f"""---
 library_name: scratchlm
 tags: [{_KINDS[model.architecture]}, {plan.preset}]
@@ -48,8 +46,6 @@ tags: [{_KINDS[model.architecture]}, {plan.preset}]
 
 A {_KINDS[model.architecture]} language model trained from scratch with scratchlm {__version__}.
 
-| | |
-| --- | --- |
 {table}
 
 The weights in `model.safetensors` are the {"best by validation loss" if result.best_loss is not None else "last ones"}.
@@ -65,3 +61,64 @@ All settings are in `settings.yaml`, the course of the training in `metrics.json
 
 It has seen the text above and nothing else: it repeats what that text says, right or wrong, and knows no more.
 """
+
+
+def tuned_card(tuning: Tuning, result: FitResult) -> str:
+    """The card of a model that was tuned, or of the adapter that was trained for it, as Markdown."""
+    question, model, train = tuning.question, tuning.model.config, tuning.config
+    name, adapter = tuning.run.path.resolve().name, question.method != "full"
+    trained, held_out = tuning.trained_parameters, 0 if tuning.held_out is None else tuning.held_out.count
+    rows = [
+        ("base", f"`{question.model}`"),
+        ("architecture", _KINDS[model.architecture]),
+        ("method", question.method),
+        ("trained", f"{trained:,} of {tuning.parameters:,} parameters ({trained / tuning.parameters:.2%})"),
+        ("data", f"{question.data}: {tuning.train.count:,} rows to learn from, {held_out:,} held out"),
+        ("task", tuning.splits.train.task),
+        ("training", f"{result.steps:,} of {train.steps:,} steps of {train.batch_size * train.accumulation} rows"),
+        ("optimizer", f"{train.optimizer}, peak learning rate {train.learning_rate:g}, {train.schedule} schedule"),
+        *_course(result),
+    ]
+    use = "predict {run} --text TEXT" if model.head in LABELLED else "generate {run} --prompt TEXT"
+    use = "embed {run} --text TEXT" if model.head == "none" else use
+    files = "`adapter_model.safetensors` is a PEFT adapter" if adapter else "The weights are in `model.safetensors`"
+    front = f"library_name: {'peft' if adapter else 'scratchlm'}\nbase_model: {question.model}"
+    return f"""---
+{front}
+tags: [{_KINDS[model.architecture]}, {tuning.goal.verb.split()[-1]}]
+---
+
+# {name}
+
+{question.model}, tuned with scratchlm {__version__} ({tuning.goal.verb}).
+
+{_table(rows)}
+
+{files}; what was measured before and after is in `report.json`, all settings in `settings.yaml`, the course of the
+training in `metrics.jsonl`.
+
+## Use
+
+    scratchlm {use.format(run=name)}
+    scratchlm plot {name}
+
+## Limits
+
+It has what its base can do, and what the rows above taught it, right or wrong. Its figures are of rows like these.
+"""
+
+
+def _course(result: FitResult) -> list[tuple[str, str]]:
+    """How a training went."""
+    rows = [
+        ("ended", result.stopped),
+        ("time", f"{clock(result.seconds)} in training steps"),
+        ("loss of the last step", f"{result.loss:.4f} nats a label"),
+    ]
+    if result.best_loss is not None:
+        rows.append(("best validation loss", f"{result.best_loss:.4f} nats a label, at step {result.best_step:,}"))
+    return rows
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows)])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from scratchlm.errors import UserError
+
+PATIENCE = timedelta(hours=6)
+"""How long the others wait for the process that measures the model, which PyTorch would do for ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def world(device: str = "auto") -> Iterator[World]:
     # Where torchrun has started the processes again, their store still has the addresses of those before them.
     store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(place, rank, size)
     except RuntimeError as error:

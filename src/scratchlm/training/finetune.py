@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.datasets import data_file
 from scratchlm.checkpoints.pooling import copy_pooling
 from scratchlm.data import Examples, Plan, Records, Splits, encode_records, join_validation, read_records, split_records
+from scratchlm.data.rated_pairs import Pairing
 from scratchlm.data.records import Bad
 from scratchlm.data.tags import word_style
 from scratchlm.errors import UserError
 from scratchlm.models import Model
 from scratchlm.tokenizers import Tokenizer
+from scratchlm.training.card import tuned_card
 from scratchlm.training.config import TrainConfig
-from scratchlm.training.contrast import Contrast, check_contrast, lower_texts
+from scratchlm.training.contrast import lower_texts
 from scratchlm.training.distributed import World, choose_device, world
+from scratchlm.training.goals import Goal
 from scratchlm.training.loop import FitResult, fit
 from scratchlm.training.pretrain import CHANGEABLE, fields_of
 from scratchlm.training.progress import Reporter, tensorboard_writer
@@ -68,13 +71,17 @@ class Tuning:
     splits: Splits
     train: Examples
     held_out: Examples | None
-    task: FineTune
     config: TrainConfig
     tuning: TuningConfig
     quantised: str | None
     """What the base's matrices are kept in; None for whole numbers of floating point."""
     fingerprint: str
     """Of all examples."""
+    place: World
+    goal: Goal
+    own: Any
+    """The settings that the goal alone has, in its dataclass; None where it has none."""
+    task: FineTune = field(init=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -113,6 +120,7 @@ def finetune(
     resume: bool = False,
     reporter: Reporter | None = None,
     measure: Measure | None = None,
+    goal: Goal | None = None,
 ) -> TuneResult:
     """Tune a model on records and leave a run folder.
 
@@ -122,15 +130,16 @@ def finetune(
             is made anew. A resumed run keeps those that it was begun with.
         origin: where the settings come from, for errors.
         resume: go on from the folder's last checkpoint, or from the start where there is none.
+        goal: what is to be learned of the records; None for what they themselves say.
 
     Raises:
         UserError: anything that the user can mend, from a bad row to a full disk.
     """
-    values = dict(settings or {})
-    split_tuning(values, origin)
+    values, goal = dict(settings or {}), goal or Goal()
+    split_tuning(values, origin, goal.config)
     run = AdapterRun(out, question.model) if question.method != "full" else RunFolder(out)
     if resume and run.exists:
-        question, values = as_begun(run, question, values, origin)
+        question, values = as_begun(run, question, values, origin, goal)
     with world(str(values.get("device", "auto"))) as place:
         report = reporter or Reporter()
         if place.main:
@@ -138,7 +147,7 @@ def finetune(
         try:
             place.barrier()
             said = report if place.main else Reporter(quiet=True)
-            tuning = prepare(question, run, values, said, place)
+            tuning = prepare(question, run, values, said, place, goal)
             return _tune(tuning, place, said, resume, measure)
         except BaseException:
             if place.main:
@@ -149,35 +158,39 @@ def finetune(
 
 
 def prepare(
-    question: Question, run: RunFolder, settings: Mapping[str, Any], reporter: Reporter, place: World | None = None
+    question: Question,
+    run: RunFolder,
+    settings: Mapping[str, Any],
+    reporter: Reporter,
+    place: World | None = None,
+    goal: Goal | None = None,
 ) -> Tuning:
     """Read the data, open the model and give it the form that is trained.
 
     Raises:
         UserError: the data, the model or the settings cannot be used, or do not fit together.
     """
-    model_settings, train_settings, tuning_settings = split_tuning(settings, "settings")
+    goal = goal or Goal()
+    model_settings, train_settings, tuning_settings, own_settings = split_tuning(settings, "settings", goal.config)
     tuning = TuningConfig(**tuning_settings)
+    own = None if goal.config is None else goal.config(**own_settings)
     probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | train_settings, 1)  # wrong values show early
-    splits = read_splits(question, probe)
+    splits = read_splits(question, probe, goal.pairing(own))
     for line in (splits.train.description(), *splits.notes):
         reporter.note(line)
     task = splits.train.task
-    start = start_from(question.model, question.method, splits, model_settings, tuning, probe)
+    start = start_from(question.model, question.method, splits, model_settings, tuning, probe, goal.head(task))
     train, held_out = encode_splits(splits, start, tuning, start.config.architecture == "decoder", reporter)
-    device = choose_device(probe.device) if place is None else place.device
-    pass_tokens = tuning.pass_tokens or usual_pass_tokens(question.method, task, device.type)
-    probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | train_settings, 1, task)
+    place = place or World(choose_device(probe.device))
+    pass_tokens = tuning.pass_tokens or usual_pass_tokens(question.method, task, place.device.type)
+    given = goal.defaults(task, question.method) | train_settings
+    probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | given, 1)
     rows = probe.batch_size * probe.accumulation
     plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)
-    per_epoch = plan.steps_per_epoch
+    per_epoch = goal.steps_per_epoch(plan, own)
     steps = train_settings.get("steps") or max(1, round(tuning.epochs * per_epoch))
-    config = tuned_train_config(question.method, steps, train_settings, min(per_epoch, steps), task)
+    config = tuned_train_config(question.method, steps, given, min(per_epoch, steps))
     held_plan = None if held_out is None else Plan(held_out, rows, pass_tokens, 0, "auto", start.config.width)
-    learned = FineTune(plan, held_plan)
-    if start.pooling is not None:
-        check_contrast(config, 1 if place is None else place.size)
-        learned = Contrast(plan, held_plan, start.pooling.mode)
     model = start.model()
     quantised = None
     if question.method == "qlora":
@@ -191,7 +204,7 @@ def prepare(
         torch.manual_seed(config.seed)
         add_lora(model, tuning.lora(start.whole))
     model.train()
-    return Tuning(
+    made = Tuning(
         question,
         run,
         start,
@@ -199,27 +212,31 @@ def prepare(
         splits,
         train,
         held_out,
-        learned,
         config,
         tuning,
         quantised,
         _fingerprint(train, held_out),
+        place,
+        goal,
+        own,
     )
+    made.task = goal.learn(made, plan, held_plan)
+    return made
 
 
-def read_splits(question: Question, config: TrainConfig) -> Splits:
-    """The rows to train on, and those held out.
+def read_splits(question: Question, config: TrainConfig, pairing: Pairing | None = None) -> Splits:
+    """The rows to train on, and those held out; ``pairing`` says how pairs are made of rated texts.
 
     Raises:
         UserError: they cannot be read, or too few are left.
     """
-    rows = _read(question, question.data)
+    rows = _read(question, question.data, pairing)
     text = str(config.validation_fraction) if question.validation is None else question.validation
     try:
         share = float(text)
     except ValueError:
-        return join_validation(rows, _read(question, text, rows))
-    return split_records(rows, share, seed=config.seed) if share else Splits(rows, None)
+        return join_validation(rows, _read(question, text, pairing, rows))
+    return split_records(rows, share, seed=config.seed)
 
 
 def encode_splits(
@@ -254,7 +271,7 @@ def encode_splits(
 
 
 def as_begun(
-    run: RunFolder, question: Question, settings: Mapping[str, Any], origin: str
+    run: RunFolder, question: Question, settings: Mapping[str, Any], origin: str, goal: Goal
 ) -> tuple[Question, dict[str, Any]]:
     """The question and the settings that a run was begun with. What is given anew must be as it was, or be
     ``CHANGEABLE``.
@@ -266,13 +283,16 @@ def as_begun(
     known, fields, old = description.get(TUNING), description["model"], run.settings()
     same = "go on with the run's own settings, or tune into a new folder"
     if not isinstance(known, dict):
-        raise UserError(f"{run.path} is a run of scratchlm train, not of finetune; choose another folder for --out")
+        raise UserError(f"{run.path} is a run of scratchlm train, not of {goal.verb}; choose another folder for --out")
+    for name, value in goal.description().items():
+        if (before := known.get(name, Goal.verb)) != value:
+            raise UserError(f"{run.path} was begun with {name} {before!r}, not {value!r}; {same}")
     begun = {field.name: known.get(field.name, field.default) for field in dataclasses.fields(Question)}
     left_out = Question("", "").to_dict() | {"method": None}
     for name, value in question.to_dict().items():
         if value not in (begun[name], left_out[name]):
             raise UserError(f"{run.path} was begun with {name} {begun[name]!r}, not {value!r}; {same}")
-    model_settings, *others = split_tuning(settings, origin)
+    model_settings, *others = split_tuning(settings, origin, goal.config)
     shape: dict[str, Any] = {}
     if is_preset(question.model):
         shape = {name: fields[name] for name in fields if name not in NOT_SETTABLE | DECIDED}
@@ -285,12 +305,17 @@ def as_begun(
     return Question(**begun), old | shape | {name: value for name, value in settings.items() if name in CHANGEABLE}
 
 
-def _read(question: Question, source: str, train: Records | None = None) -> Records:
+def _read(question: Question, source: str, pairing: Pairing | None, train: Records | None = None) -> Records:
     task: Any = question.task
     columns = question.columns if train is None else train.columns
     named = data_file(source)
     return read_records(
-        source if named is None else named, task=task, columns=columns, bad=question.bad, split=question.split
+        source if named is None else named,
+        task=task,
+        columns=columns,
+        bad=question.bad,
+        split=question.split,
+        pairing=pairing,
     )
 
 
@@ -303,7 +328,8 @@ def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measur
         tuning.tokenizer.save(run.path)
         if tuning.start.pooling is not None and tuning.start.folder is not None:
             copy_pooling(tuning.start.folder, run.path)
-        run.write_settings(config.to_dict() | tuning.tuning.to_dict())
+        own = {} if tuning.own is None else dataclasses.asdict(tuning.own)
+        run.write_settings(config.to_dict() | tuning.tuning.to_dict() | own)
         run.write_description(_description(tuning))
     place.barrier()
     if config.tensorboard and place.main:
@@ -318,6 +344,8 @@ def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measur
     place.barrier()
     result = fit(tuning.model, tuning.task, config, run, place=place, resume=resume, reporter=reporter)
     tuning.model.eval()
+    if place.main:
+        run.write_card(tuned_card(tuning, result))
     if result.stopped == "interrupted":
         reporter.note(f"stopped after step {result.steps:,} of {config.steps:,}, and saved; go on with:")
         reporter.note(f"  {run.resume_command()}")
@@ -344,6 +372,7 @@ def _description(tuning: Tuning) -> dict[str, Any]:
         },
         TUNING: {
             **question.to_dict(),
+            **tuning.goal.description(),
             "base": question.model,
             "records": tuning.splits.train.task,
             "quantised": tuning.quantised,
@@ -355,7 +384,7 @@ def _description(tuning: Tuning) -> dict[str, Any]:
 def _fingerprint(*parts: Examples | None) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        for array in () if part is None else (part.ids, part.targets, part.offsets):
+        for array in () if part is None else (part.ids, part.targets, part.offsets, part.flags):
             digest.update(array.tobytes())
         digest.update(b"|")
     return digest.hexdigest()

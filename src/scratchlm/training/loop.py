@@ -8,12 +8,10 @@ that was killed goes on to the same bits from its last checkpoint without any ge
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from scratchlm.errors import UserError
 from scratchlm.models.block import recompute_blocks
 from scratchlm.training.config import TrainConfig
 from scratchlm.training.distributed import World, choose_device
+from scratchlm.training.interruption import Stop, interruptible
 from scratchlm.training.optimizers import (
     build_optimizers,
     load_optimizer_tensors,
@@ -74,14 +73,6 @@ class _State:
         return {name: value for name, value in vars(self).items() if name != "step"}
 
 
-@dataclass
-class _Stop:
-    """Whether the user, or the system, has asked for an end."""
-
-    asked: bool = False
-    handlers: dict[int, Any] = field(default_factory=dict)
-
-
 def fit(
     model: nn.Module,
     task: Task,
@@ -129,6 +120,7 @@ class Trainer:
     ) -> None:
         self.task, self.config, self.folder, self.place, self.reporter = task, config, run, place, reporter
         recompute_blocks(model, config.recompute)
+        model = task.learner(model)
         self.placement: Whole
         if config.sharding == "full" and place.size > 1:
             self.placement = Spread(model, task, place)
@@ -155,16 +147,16 @@ class Trainer:
                 self._load()
             if self.place.main:
                 self.folder.truncate_metrics(state.step)
-        self.reporter.start(state.step, config.steps, self.model, self.place)
+        self.reporter.start(state.step, config.steps, self.model, self.place, self.task.span())
         before = state.seconds
-        with _signals() as stop:
+        with interruptible() as stop:
             while state.step < config.steps and not state.stopped:
                 began = time.perf_counter()
                 norm, interrupted = self.step(stop)
                 state.seconds += time.perf_counter() - began
                 self.reporter.step(state.step, state.loss, self.tokens)
                 record = self._record(norm) if state.step % config.log_every == 0 or self._last() else None
-                if state.step % config.evaluation_interval == 0 or self._last():
+                if self._due(config.evaluation_interval):
                     validation = self._validate()
                     if validation is not None:
                         record = record or self._record(norm)
@@ -172,8 +164,8 @@ class Trainer:
                 if record is not None:
                     self._log(record)
                 # Several processes must agree, which they do once in a step; one alone need not take another.
-                interrupted = interrupted or (stop.asked and self.place.size == 1)
-                if interrupted or state.stopped or self._last() or state.step % config.checkpoint_interval == 0:
+                interrupted = (interrupted or (stop.asked and self.place.size == 1)) and self._due(1)
+                if interrupted or state.stopped or self._due(config.checkpoint_interval):
                     self._save()
                 if interrupted and not self._last():
                     state.stopped = "interrupted"
@@ -190,7 +182,12 @@ class Trainer:
     def _last(self) -> bool:
         return self.state.step >= self.config.steps
 
-    def step(self, stop: _Stop | None = None) -> tuple[float, bool]:
+    def _due(self, interval: int) -> bool:
+        """Whether what comes every ``interval`` steps comes now: at a period's end, and at the last step."""
+        period = self.task.period
+        return self._last() or self.state.step % (-(-interval // period) * period) == 0
+
+    def step(self, stop: Stop | None = None) -> tuple[float, bool]:
         """One optimizer step; returns the gradient's norm and whether any process was asked to stop."""
         config, place = self.config, self.place
         if not self.model.training:
@@ -201,6 +198,9 @@ class Trainer:
         self.tokens = work.tokens
         self.seen += work.tokens
         _seed(_mix(config.seed, self.state.step, 1 + place.rank), place.device)
+        if not work.batches:
+            self.state.step += 1
+            return 0.0, place.sum([float(stop is not None and stop.asked)])[0] > 0
         set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
         total = torch.zeros((), device=place.device)
         batches = self.placement.passes(work.batches)
@@ -243,7 +243,11 @@ class Trainer:
         state.smooth_loss = loss if state.smooth_loss is None else 0.9 * state.smooth_loss + 0.1 * loss
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
-        if state.smooth_loss > 1.5 * state.first_loss + 1.0 and state.step >= self.config.warmup_steps:
+        if (
+            self.task.falls
+            and state.smooth_loss > 1.5 * state.first_loss + 1.0
+            and state.step >= self.config.warmup_steps
+        ):
             raise self._diverged(f"the loss exploded from {state.first_loss:.3g} to {loss:.3g}")
 
     def _diverged(self, what: str) -> UserError:
@@ -275,7 +279,7 @@ class Trainer:
             if self.folder is not None:
                 with self.placement.gathered(frozen=self.folder.holds_frozen) as model:
                     if self.place.main:
-                        self.folder.save_weights(model)
+                        self.folder.save_weights(self.task.product(model))
         else:
             state.worse += 1
             if self.config.patience and state.worse >= self.config.patience and not self._last():
@@ -292,6 +296,7 @@ class Trainer:
             "gradient_norm": norm,
             "tokens_per_second": self.reporter.tokens_per_second,
             "seconds": state.seconds,
+            **self.task.metrics(),
         }
 
     def _log(self, record: dict[str, Any]) -> None:
@@ -304,7 +309,11 @@ class Trainer:
         spread = self.placement.spread
         if self.folder is not None and (self.place.main or spread):
             tensors = optimizer_tensors(self.model, self.optimizers)
-            self.folder.save_checkpoint(self.state.step, self.model, tensors, self.state.to_dict(), shared=spread)
+            self.folder.save_checkpoint(self.state.step, self.model, tensors, self._kept(), shared=spread)
+
+    def _kept(self) -> dict[str, Any]:
+        task = self.task.state()
+        return self.state.to_dict() | ({"task": task} if task else {})
 
     def _load(self) -> None:
         assert self.folder is not None
@@ -319,6 +328,7 @@ class Trainer:
         for name, value in checkpoint.state.items():
             if hasattr(self.state, name):
                 setattr(self.state, name, value)
+        self.task.restore(checkpoint.state.get("task", {}))
 
     def _end(self) -> None:
         """Leave the weights to use in the model and in the folder."""
@@ -326,9 +336,9 @@ class Trainer:
             return
         if self.state.best_step is None or self.state.best_step == self.state.step:
             if self.place.main:
-                self.folder.save_weights(self.model)
+                self.folder.save_weights(self.task.product(self.model))
         else:
-            self.folder.load_weights(self.model)
+            self.folder.load_weights(self.task.product(self.model))
         self.place.barrier()
 
 
@@ -368,24 +378,3 @@ def _autocast(config: TrainConfig, device: torch.device) -> Any:
     if config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda" and able):
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext
-
-
-@contextmanager
-def _signals() -> Iterator[_Stop]:
-    """Within this block the first Ctrl-C (or SIGTERM) asks the loop to end after its step; a second one is felt."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, _frame: Any) -> None:
-        stop.asked = True
-        signal.signal(number, stop.handlers[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        stop.handlers[number] = signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for caught, handler in stop.handlers.items():
-            signal.signal(caught, handler)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import nn
 
+from scratchlm.adapters import FrozenLinear
 from scratchlm.training.distributed import World
 
 PLAIN_INTERVAL = 5.0
@@ -40,13 +41,16 @@ class Reporter:
         self._first_step = 0
         self._reading = 0.0
 
-    def start(self, step: int, steps: int, model: nn.Module, place: World) -> None:
-        """Begin at ``step`` of ``steps``; measures the machine's matrix speed once, in about a fifth of a second."""
+    def start(self, step: int, steps: int, model: nn.Module, place: World, span: float | None = None) -> None:
+        """Begin at ``step`` of ``steps``, in texts of ``span`` tokens or of the model's context.
+
+        Measures the machine's matrix speed once, in about a fifth of a second.
+        """
         self._steps, self._done, self._first_step = steps, step, step
         self.quiet = self.quiet or not place.main
         if not self.quiet:
             self._peak = matrix_speed(place.device) * place.size
-            self._flops = flops_per_token(model)
+            self._flops = flops_per_token(model, span)
             if self.stream.isatty():
                 columns = (TextColumn("{task.fields[line]}"), BarColumn(bar_width=20))
                 self._progress = Progress(*columns, console=Console(file=self.stream), transient=False)
@@ -122,17 +126,23 @@ class Reporter:
             self.tensorboard.close()
 
 
-def flops_per_token(model: nn.Module) -> float:
-    """Floating-point operations of a training step for each token: 6 per weight of a matrix, and the attention's.
+def flops_per_token(model: nn.Module, span: float | None = None) -> float:
+    """Floating-point operations of a training step for each token of texts of ``span`` tokens, or of the model's
+    context: 6 per weight of a matrix, 4 where it is frozen and takes no gradient, and the attention's.
 
     Chowdhery et al. 2022, appendix B: 6 N + 12 L H D T, with no discount for the causal mask.
     """
-    weights: int = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    matrices = 0.0
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            matrices += (6.0 if module.weight.requires_grad else 4.0) * module.weight.numel()
+        elif isinstance(module, FrozenLinear):
+            matrices += 4.0 * module.in_features * module.out_features
     config = getattr(model, "config", None)
     if config is None:
-        return 6.0 * weights
-    attention = config.layers * config.heads * config.head_size * config.context
-    return 6.0 * weights + 12.0 * float(attention)
+        return matrices
+    attention: float = 12.0 * config.layers * config.heads * config.head_size * (span or config.context)
+    return matrices + attention
 
 
 def matrix_speed(device: torch.device, seconds: float = 0.2) -> float:

@@ -48,10 +48,10 @@ def split_settings(values: Mapping[str, Any], origin: str) -> tuple[dict[str, An
     return model, train
 
 
-def split_tuning(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The same for a fine-tuning: (model settings, training settings, tuning settings)."""
-    model, train, tuning = _sorted(values, origin, (MODEL_FIELDS, TRAIN_FIELDS, TUNING_FIELDS), "docs/fine-tuning.md")
-    return model, train, tuning
+def split_tuning(values: Mapping[str, Any], origin: str, own: type | None = None) -> tuple[dict[str, Any], ...]:
+    """The same for a tuning: (model settings, training settings, tuning settings, those of the dataclass ``own``)."""
+    tables = (MODEL_FIELDS, TRAIN_FIELDS, TUNING_FIELDS, {} if own is None else _types(own))
+    return tuple(_sorted(values, origin, tables, "docs/fine-tuning.md" if own is None else "docs/alignment.md"))
 
 
 def _sorted(

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from scratchlm.checkpoints import PoolingSettings, read_pooling
 from scratchlm.data import Records, Splits
 from scratchlm.errors import UserError
-from scratchlm.models import PRESETS, Model, ModelConfig, build_model, model_preset, with_head
+from scratchlm.models import PRESETS, Head, Model, ModelConfig, build_model, model_preset, with_head
+from scratchlm.models.config import LABELLED
 from scratchlm.opening import open_model
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
 from scratchlm.training.config import TrainConfig
 from scratchlm.training.tuning_config import Method, TuningConfig
 
-HEADS: dict[str, Literal["classify", "tag", "none"]] = {"classify": "classify", "tag": "tag", "embed": "none"}
+HEADS: dict[str, Head] = {"classify": "classify", "tag": "tag", "embed": "none"}
 """Tasks whose answers are not words of the vocabulary."""
 DECIDED = {"head", "labels", "pooler"}
 """Fields of a preset's config that the task decides."""
@@ -61,8 +62,10 @@ def start_from(
     model_settings: Mapping[str, Any],
     tuning: TuningConfig,
     config: TrainConfig,
+    head: Head | None,
 ) -> Start:
-    """The model of a name, with the head that the records need. New parameters are drawn by the config's seed.
+    """The model of a name, with another head than its words where one is given. New parameters are drawn by the
+    config's seed.
 
     Raises:
         UserError: there is no such model, it cannot do the task, or the settings do not fit.
@@ -73,7 +76,7 @@ def start_from(
             raise UserError(
                 f"{name} is a preset, which has learned nothing yet, so all of it is trained: --method full"
             )
-        return _anew(name, records, model_settings, tuning, config)
+        return _anew(name, records, model_settings, tuning, config, head)
     if model_settings:
         raise UserError(f"{min(model_settings)} is fixed by {name}; leave it out, or tune a preset made anew")
     opened = open_model(name, weights=False)
@@ -85,23 +88,27 @@ def start_from(
     pooling = None
     if records.task == "embed":
         pooling = PoolingSettings() if folder is None else read_pooling(folder)
-    head = HEADS.get(records.task)
     if head is None or (opened.config.head == head and opened.config.labels == records.labels):
-        if opened.config.head in HEADS.values() and head is None:
+        if head is None and opened.config.head in (*LABELLED, "none"):
             raise UserError(f"{name} gives no words; tune its base on the task {records.task}")
         return Start(opened.config, opened.tokenizer, lambda: opened.model, (), folder, pooling)
 
     def read() -> Model:
         return with_head(opened.model, head, records.labels, config.seed)
 
-    new = {"classify": ("head", "pooler"), "tag": ("head",), "none": ()}[head]
+    new = {"none": (), "tag": ("head",)}.get(head, ("head", "pooler"))
     if opened.config.pooler or opened.config.architecture == "decoder":
         new = tuple(name for name in new if name != "pooler")
     return Start(opened.config, opened.tokenizer, read, new, folder, pooling)
 
 
 def _anew(
-    name: str, records: Records, model_settings: Mapping[str, Any], tuning: TuningConfig, config: TrainConfig
+    name: str,
+    records: Records,
+    model_settings: Mapping[str, Any],
+    tuning: TuningConfig,
+    config: TrainConfig,
+    head: Head | None,
 ) -> Start:
     """A preset, and a vocabulary made from the training rows."""
     settings = {"context": tuning.max_length or NEW_CONTEXT} | dict(model_settings)
@@ -119,9 +126,8 @@ def _anew(
         special_tokens=specials,
         unknown="token" if encoder else config.unknown,
     )
-    head = HEADS.get(records.task)
     if head is not None:
-        settings |= {"head": head, "labels": records.labels, "pooler": encoder and head == "classify"}
+        settings |= {"head": head, "labels": records.labels, "pooler": encoder and head in ("classify", "reward")}
     shape = model_preset(name, tokenizer.vocab_size, **settings)
 
     def make() -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,24 +41,58 @@ class Work:
     """Tokens of the whole step."""
 
 
-class Task(Protocol):
+class Task:
     """What the loop needs to know of a task."""
+
+    period = 1
+    """Steps that belong together, such as those that learn from the same rollouts: between the first and the last of
+    them the task holds what cannot be made again, so that nothing is saved or judged there."""
+    falls = True
+    """Whether the loss should fall, so that one that rises tells of a step that is too long. That of a policy need not:
+    its gradient is all that it is for."""
+
+    def learner(self, model: nn.Module) -> nn.Module:
+        """What is trained for a model: itself, or a module that holds it and what only the training needs."""
+        return model
+
+    def product(self, learner: nn.Module) -> nn.Module:
+        """The model in what is trained, whose weights are those to keep."""
+        return learner
 
     def work(self, step: int, rows: int, passes: int, place: World, generator: torch.Generator) -> Work:
         """What this process does in a step of ``passes`` passes of ``rows`` rows. A function of the step, the place and
-        the generator alone, which is seeded by the step; never an empty list of batches."""
+        the generator alone, which is seeded by the step, and of the weights at the first step of a period. No batches,
+        in all processes alike, for a step that changes nothing."""
+        raise NotImplementedError
 
     def begin(self, model: nn.Module, batches: list[Batch], place: World) -> None:
         """Called before the passes of a step, which are these here, with the model that computes them."""
 
     def validation(self) -> Iterator[Batch] | None:
         """The held-out batches, the same each time, or None where nothing is held out."""
+        raise NotImplementedError
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """The summed loss (0-d) and the number of labels it sums over (0-d)."""
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, float]:
+        """What there is to log of the last step beside the loss."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep of the task, at the end of a period."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+
+    def span(self) -> float | None:
+        """How many tokens each token is one of, on average; None for the model's whole context."""
+        return None
 
 
-class Sampled:
+class Sampled(Task):
     """The loss of every task here, nats per label; and steps of rows drawn at random, by ``batch``.
 
     Every process draws the whole step's rows and knows its count of labels without asking the others.
@@ -80,9 +114,6 @@ class Sampled:
         first, last = place.share(rows)
         slices = [batch.slice(rows * number + first, rows * number + last) for number in range(passes)]
         return Work(slices, batch.label_count(), batch.ids.numel())
-
-    def begin(self, model: nn.Module, batches: list[Batch], place: World) -> None:
-        """Each pass is for itself."""
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.labels is None:
@@ -161,7 +192,7 @@ class Translate(Sampled):
 
 
 @dataclass
-class FineTune:
+class FineTune(Task):
     """Learning from examples, whatever their task: tokens to follow, labels or tags, at the positions that have a
     target. A step's passes are laid out by a plan, without padding where that pays."""
 
@@ -183,11 +214,12 @@ class FineTune:
         learned, tokens = self.train.sizes(step)
         return Work(batches or [_nothing()], learned, tokens)
 
-    def begin(self, model: nn.Module, batches: list[Batch], place: World) -> None:
-        """Each pass is for itself."""
-
     def validation(self) -> Iterator[Batch] | None:
         return None if self.held_out is None else self.held_out.in_order()
+
+    def span(self) -> float | None:
+        lengths = self.train.examples.lengths.astype(np.float64)
+        return float((lengths**2).sum() / lengths.sum())
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.labels is None:

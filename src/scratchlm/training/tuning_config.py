@@ -136,21 +136,13 @@ def usual_pass_tokens(method: Method, task: str, device: str) -> int:
     return EMBED_PASS_TOKENS if task == "embed" else PASS_TOKENS[method]
 
 
-def tuned_train_config(
-    method: Method, steps: int, given: dict[str, Any], per_epoch: int, task: str = ""
-) -> TrainConfig:
-    """The settings of a training of so many steps, the method's and the task's defaults where nothing is given.
+def tuned_train_config(method: Method, steps: int, given: dict[str, Any], per_epoch: int) -> TrainConfig:
+    """The settings of a training of so many steps, the method's defaults where nothing is given.
 
     Raises:
         UserError: a value out of range.
     """
-    settings = (
-        COMMON
-        | DEFAULTS[method]
-        | TASKS.get(task, {})
-        | {"warmup_steps": round(WARMUP * steps), "eval_every": per_epoch}
-        | given
-    )
+    settings = COMMON | DEFAULTS[method] | {"warmup_steps": round(WARMUP * steps), "eval_every": per_epoch} | given
     return TrainConfig(**{**settings, "steps": steps})
 
 

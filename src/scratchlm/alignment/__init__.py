@@ -1,0 +1,1 @@
+"""Alignment: rewards, preferences and policies, learned by the one loop."""

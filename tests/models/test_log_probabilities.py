@@ -1,0 +1,47 @@
+"""Log-probabilities without whole logits: the values and gradients of the textbook's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scratchlm.models.loss import AT_ONCE, linear_log_probabilities
+
+
+def parts(count: int, bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(count, 12, generator=generator).requires_grad_()
+    weight = torch.randn(37, 12, generator=generator).requires_grad_()
+    shift = torch.randn(37, generator=generator).requires_grad_() if bias else None
+    labels = torch.randint(37, (count,), generator=generator)
+    return states, weight, shift, labels, torch.randn(count, generator=generator)
+
+
+@pytest.mark.parametrize("count", [0, 1, AT_ONCE, 2 * AT_ONCE + 5])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_and_gradients(count: int, bias: bool, temperature: float) -> None:
+    states, weight, shift, labels, slope = parts(count, bias)
+    inputs = [tensor for tensor in (states, weight, shift) if tensor is not None]
+    found, surprise = linear_log_probabilities(states, weight, shift, labels, temperature, entropy=True)
+    spread = (F.linear(states, weight, shift) / temperature).log_softmax(1)
+    expected = spread.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(surprise, -(spread.exp() * spread).sum(1).detach())
+    assert not surprise.requires_grad
+    ours = torch.autograd.grad((found * slope).sum(), inputs)
+    theirs = torch.autograd.grad((expected * slope).sum(), inputs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_weight_gets_no_gradient() -> None:
+    states, weight, _, labels, slope = parts(5, False)
+    weight = weight.detach()
+    found, surprise = linear_log_probabilities(states, weight, None, labels)
+    (found * slope).sum().backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is None
+    assert states.grad is not None
+    assert not surprise.any()
