@@ -3,8 +3,8 @@
     python benchmarks/alignment_speed.py dpo|grpo|grpo-long [--json] [--steps N]
 
 Same rows, same adapters (r = 16, every matrix but the head), same learning rate, float32, in processes of their own,
-one after the other. ``dpo``: steps of 4 pairs, made of rated film snippets; our time includes working out the reference's
-log-probabilities, which the peer works out anew in every step. ``grpo``: steps of one prompt with 8 completions of 32
+one after the other. ``dpo``: steps of 4 pairs, made of rated film snippets; our time includes the reference's
+log-probabilities, which the peer works out in every step. ``grpo``: steps of one prompt with 8 completions of 32
 tokens (``grpo-long``: 128); both sample at temperature 1, take one update a rollout and leave the KL term out, and the
 reward is a function of the text. Only training steps are timed, not loading.
 """

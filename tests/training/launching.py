@@ -14,8 +14,8 @@ Ended = list[tuple[int, str, str]]
 
 
 def launch(script: str, size: int, asked: Any) -> Ended:
-    """Start ``size`` processes of a script, beside this file or at a whole path, which must end: their statuses, outputs
-    and errors."""
+    """Start ``size`` processes of a script, beside this file or at a whole path, which must end: their statuses, what
+    they print, and their errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

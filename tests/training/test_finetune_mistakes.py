@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -18,142 +19,10 @@ from .tuned_models import rows, save_model, tokenizer, write_rows
 
 Command = Callable[[str], list[str]]
 
-TABLE: list[tuple[str, str]] = [
-    # what is typed after "finetune", with --data and --out where they are missing; words that the line has, split at |
-    # -- the model
-    ("nope", "x"),
-    ("rows.jsonl", "x"),
-    ("movie-snippets", "x"),
-    ("empty-folder", "x"),
-    ("tinygpt", "x"),
-    ("tinygpt --method qlora", "x"),
-    ("transformer --method full", "x"),
-    ("tinygpt --method full --data chats.jsonl", "x"),
-    ("pairs --data classes.jsonl", "x"),
-    ("bert", "x"),
-    ("gpt2 --data chats.jsonl", "x"),
-    ("classifier", "x"),
-    ("orphan", "x"),
-    ("cut-adapter", "x"),
-    ("garbled-adapter", "x"),
-    ("strange-adapter", "x"),
-    ("cut-model", "x"),
-    # -- options
-    ("", "x"),
-    ("gpt2 --sing", "x"),
-    ("gpt2 --task sing", "x"),
-    ("gpt2 --task classify", "x"),
-    ("gpt2 --method adapter", "x"),
-    ("gpt2 --method full,adapter", "x"),
-    ("gpt2 --method ''", "x"),
-    ("gpt2 --bad ignore", "x"),
-    ("gpt2 --columns text", "x"),
-    ("gpt2 --columns words=text", "x"),
-    ("gpt2 --columns prompt=promt", "x"),
-    ("gpt2 --columns text=7", "x"),
-    ("gpt2 --validation 2.5", "x"),
-    ("gpt2 --validation 24", "x"),
-    ("gpt2 --validation -1", "x"),
-    ("gpt2 --validation nan", "x"),
-    ("gpt2 --validation 0.001", "x"),
-    ("gpt2 --validation nope.jsonl", "x"),
-    ("gpt2 --validation rows.jsonl", "x"),
-    ("gpt2 --validation classes.jsonl", "x"),
-    ("gpt2 --config nope.yaml", "x"),
-    ("gpt2 --config broken.yaml", "x"),
-    # -- settings
-    ("gpt2 --set epoch=2", "x"),
-    ("gpt2 --set epochs", "x"),
-    ("gpt2 --set epochs=0", "x"),
-    ("gpt2 --set epochs=nan", "x"),
-    ("gpt2 --set epochs=.inf", "x"),
-    ("gpt2 --set epochs=many", "x"),
-    ("gpt2 --set epochs=-1", "x"),
-    ("gpt2 --set steps=0", "x"),
-    ("gpt2 --set steps=5 --set warmup_steps=5", "x"),
-    ("gpt2 --set batch_size=0", "x"),
-    ("gpt2 --set batch_size=2.5", "x"),
-    ("gpt2 --set accumulation=0", "x"),
-    ("gpt2 --set learning_rate=0", "x"),
-    ("gpt2 --set learning_rate=1e400", "x"),
-    ("gpt2 --set learning_rate=1e12 --set clip_norm=0 --method full", "x"),
-    ("gpt2 --set width=32", "x"),
-    ("gpt2 --set max_length=1000", "x"),
-    ("gpt2 --set max_length=1", "x"),
-    ("gpt2 --set max_length=-1", "x"),
-    ("gpt2 --set pass_tokens=-1", "x"),
-    ("gpt2 --set layout=zip", "x"),
-    ("gpt2 --set loss_on=prompt", "x"),
-    ("gpt2 --set loss_on=assistant", "x"),
-    ("gpt2 --set rank=0", "x"),
-    ("gpt2 --set rank=big", "x"),
-    ("gpt2 --set rank=4000000000", "x"),
-    ("gpt2 --set alpha=nan", "x"),
-    ("gpt2 --set alpha=0", "x"),
-    ("gpt2 --set lora_dropout=1", "x"),
-    ("gpt2 --set lora_dropout=-0.1", "x"),
-    ("gpt2 --set lora_bias=some", "x"),
-    ("gpt2 --set lora_layers=3-", "x"),
-    ("gpt2 --set lora_layers=1-0", "x"),
-    ("gpt2 --set lora_layers=7", "x"),
-    ("gpt2 --set targets=q_proj", "x"),
-    ("gpt2 --set targets=c_attn,", "x"),
-    ("gpt2 --set targets=,", "x"),
-    ("gpt2 --set train_modules=lm_hed", "x"),
-    ("gpt2 --set dora=maybe", "x"),
-    ("gpt2 --method qlora --set base_bits=nf5", "x"),
-    ("gpt2 --set eval_prompts=-1", "x"),
-    ("gpt2 --set eval_new_tokens=0", "x"),
-    ("gpt2 --set device=warp", "x"),
-    ("tinygpt --method full --set width=30 --set heads=4", "x"),
-    ("tinygpt --method full --set labels=a", "x"),
-    ("tinygpt --method full --set head=mlm", "x"),
-    ("tinybert --method full", "x"),
-    # -- rows
-    ("gpt2 --data nope.jsonl", "x"),
-    ("gpt2 --data empty.jsonl", "x"),
-    ("gpt2 --data blank.jsonl", "x"),
-    ("gpt2 --data empty.csv", "x"),
-    ("gpt2 --data header.csv", "x"),
-    ("gpt2 --data empty.txt", "x"),
-    ("gpt2 --data empty-folder", "x"),
-    ("gpt2 --data rows.xyz", "x"),
-    ("gpt2 --data mixed", "x"),
-    ("gpt2 --data latin1.jsonl", "x"),
-    ("gpt2 --data binary.jsonl", "x"),
-    ("gpt2 --data broken.jsonl", "x"),
-    ("gpt2 --data list.jsonl", "x"),
-    ("gpt2 --data array.json", "x"),
-    ("gpt2 --data notes.jsonl", "x"),
-    ("gpt2 --data null.jsonl", "x"),
-    ("gpt2 --data number.jsonl", "x"),
-    ("gpt2 --data long.csv", "x"),
-    ("gpt2 --data twice.csv", "x"),
-    ("gpt2 --data quote.csv", "x"),
-    ("gpt2 --data false.parquet", "x"),
-    ("gpt2 --data one.jsonl", "x"),
-    ("bert --data no-label.jsonl", "x"),
-    ("bert --data nan-label.jsonl", "x"),
-    ("bert --data half-label.jsonl", "x"),
-    ("bert --data one-label.jsonl", "x"),
-    ("bert --data tags-short.jsonl", "x"),
-    ("bert --data tags.conll --task tag", "x"),
-    ("llama --data no-assistant.jsonl", "x"),
-    ("llama --data role.jsonl", "x"),
-    ("llama --data messages.jsonl", "x"),
-    ("llama --data chats.jsonl --set max_length=4", "x"),
-    ("llama --data chats.jsonl --set max_length=4 --bad skip", "x"),
-    ("gpt2 --data broken-all.jsonl --bad skip", "x"),
-    # -- the folder
-    ("gpt2 --out rows.jsonl", "x"),
-    ("gpt2 --out rows.jsonl/new", "x"),
-    ("gpt2 --out mixed", "x"),
-    ("gpt2 --out trained", "x"),
-    ("gpt2 --out trained --resume", "x"),
-    ("gpt2 --out garbled-run --resume", "x"),
-    ("gpt2 --out /dev/null/new", "x"),
-    ("gpt2 --method full,lora --out rows.jsonl", "x"),
-]
+LIST = Path(__file__).with_name("finetune_mistakes.txt")
+"""What is typed after "finetune", with --data and --out where they are missing, and below it what is said; "..." stands
+for words of other libraries."""
+TABLE = [tuple(pair.splitlines()) for pair in LIST.read_text(encoding="utf-8").split("\n\n")]
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +126,20 @@ def refused(folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
         return err.splitlines()
 
     return call
+
+
+@pytest.mark.parametrize(("typed", "line"), TABLE, ids=[typed for typed, _ in TABLE])
+def test_a_mistake_gets_its_line_and_leaves_nothing(typed: str, line: str, refused: Command, folder: Path) -> None:
+    before = contents(folder)
+    told = refused(typed.removeprefix("$ "))[-1]
+    assert re.fullmatch(".*".join(map(re.escape, line.split("..."))), told), told
+    assert contents(folder) == before
+
+
+def test_the_list_is_long() -> None:
+    assert len(TABLE) > 100
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Every file and folder with its size."""
+    return {str(path.relative_to(folder)): path.stat().st_size if path.is_file() else -1 for path in folder.rglob("*")}

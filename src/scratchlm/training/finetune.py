@@ -174,7 +174,10 @@ def prepare(
     model_settings, train_settings, tuning_settings, own_settings = split_tuning(settings, "settings", goal.config)
     tuning = TuningConfig(**tuning_settings)
     own = None if goal.config is None else goal.config(**own_settings)
-    probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | train_settings, 1)  # wrong values show early
+    # Wrong values show early.
+    probe = tuned_train_config(
+        question.method, train_settings.get("steps", 10), {"warmup_steps": 0} | train_settings, 1
+    )
     splits = read_splits(question, probe, goal.pairing(own))
     for line in (splits.train.description(), *splits.notes):
         reporter.note(line)
@@ -188,7 +191,7 @@ def prepare(
     rows = probe.batch_size * probe.accumulation
     plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)
     per_epoch = goal.steps_per_epoch(plan, own)
-    steps = train_settings.get("steps") or max(1, round(tuning.epochs * per_epoch))
+    steps = train_settings.get("steps", max(1, round(tuning.epochs * per_epoch)))
     config = tuned_train_config(question.method, steps, given, min(per_epoch, steps))
     held_plan = None if held_out is None else Plan(held_out, rows, pass_tokens, 0, "auto", start.config.width)
     model = start.model()

@@ -111,6 +111,8 @@ def _anew(
     head: Head | None,
 ) -> Start:
     """A preset, and a vocabulary made from the training rows."""
+    if decided := sorted(DECIDED & set(model_settings)):
+        raise UserError(f"{decided[0]} is decided by the rows and their task; leave it out")
     settings = {"context": tuning.max_length or NEW_CONTEXT} | dict(model_settings)
     probe = model_preset(name, 2, **settings)
     if probe.architecture == "seq2seq":

@@ -155,7 +155,7 @@ def _blocks(text: str) -> tuple[int, ...] | None:
     found: list[int] = []
     for part in _names(text):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) > 9999:
+        if not first.isdecimal() or (dash and not last.isdecimal()) or not int(first) <= int(last or first) <= 9999:
             raise UserError(f"lora_layers is {text!r}; write numbers of blocks from 0, such as 0-5,8")
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found)) or None
