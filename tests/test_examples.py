@@ -34,6 +34,18 @@ def test_the_example_of_tuning_leaves_an_adapter_and_a_classifier(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_example_of_alignment_learns_to_be_judged_well(tmp_path: Path) -> None:
+    (path,) = (path for path in EXAMPLES if path.stem == "alignment")
+    done = subprocess.run([sys.executable, path, "16"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    judge, rewards, text = done.stdout.splitlines()
+    assert float(judge.split()[-5].rstrip("%")) > 80
+    before, after = (float(part.split()[-1]) for part in rewards.split(","))
+    assert after > before
+    assert text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_example_with_real_models_answers_and_compares(tmp_path: Path) -> None:
     for model in ("smollm2-135m-instruct", "all-minilm-l6-v2"):
         if find_pulled(model) is None:

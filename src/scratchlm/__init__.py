@@ -17,6 +17,7 @@ from scratchlm.pause import collector_paused
 
 if TYPE_CHECKING:
     from scratchlm.api import LanguageModel as LanguageModel
+    from scratchlm.api import align as align
     from scratchlm.api import finetune as finetune
     from scratchlm.api import load as load
     from scratchlm.api import train as train
@@ -31,12 +32,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 _HOMES = {
     "LanguageModel": "scratchlm.api",
+    "align": "scratchlm.api",
     "finetune": "scratchlm.api",
     "load": "scratchlm.api",
     "train": "scratchlm.api",
     "UserError": "scratchlm.errors",
 }
-__all__ = ["LanguageModel", "UserError", "__version__", "finetune", "load", "train"]
+__all__ = ["LanguageModel", "UserError", "__version__", "align", "finetune", "load", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -142,6 +142,10 @@ def align(
         KeyboardInterrupt: Ctrl-C (or SIGTERM) ended the training early; it has been saved and can be resumed.
     """
     report = Reporter(quiet=quiet)
+    if goal == "dpo" and resume and "loss" not in settings and (begun := RunFolder(out)).exists:
+        settings |= {
+            name: value for name, value in begun.settings().items() if name == "loss"
+        }  # says what rows to read
     chosen = check_goal(goal)(report, settings, rewards)
     asked = question(
         model, data, task=chosen.rows, method=method, validation=validation, columns=columns, bad=bad, split=split

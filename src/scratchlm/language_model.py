@@ -14,7 +14,7 @@ from scratchlm.adapters.run import TUNING
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.catalogue import Located
 from scratchlm.checkpoints.datasets import data_file, data_sets
-from scratchlm.data import encode_records, open_stream, prepare_stream, read_records, resolve_source
+from scratchlm.data import Records, encode_records, open_stream, prepare_stream, read_records, resolve_source
 from scratchlm.data.corpora import corpus_text
 from scratchlm.errors import UserError
 from scratchlm.evaluation.classification import evaluate_labels
@@ -274,12 +274,15 @@ class LanguageModel:
             return self._evaluate_labels(data)
         self._needs_words("be measured on text")
         first = most_tokens or None
+        if data is None and (held_out_rows := self._held_out_rows()) is not None:
+            text = self._evaluate_rows(held_out_rows)
+            return {**text, "measured_on": "validation", "validation": text}
         if data is None:
             stream = open_stream(self._own_run().path / "data")
             held_out = None if stream.validation is None else stream.validation[:first]
             return evaluate_run(self.model, self.tokenizer, stream.train[:first], held_out, windows=windows)
         if Path(data).suffix.lower() in _TABLES or str(data) in data_sets():
-            text = self._evaluate_rows(data)
+            text = self._evaluate_rows(read_records(data_file(str(data)) or data))
             return {**text, "measured_on": "text", "text": text}
         with tempfile.TemporaryDirectory(prefix="scratchlm-") as folder:
             source = resolve_source(data)
@@ -288,10 +291,9 @@ class LanguageModel:
         text = figures.pop("validation")
         return figures | {"measured_on": "text", "text": text}
 
-    def _evaluate_rows(self, data: str | Path) -> dict[str, Any]:
+    def _evaluate_rows(self, records: Records) -> dict[str, Any]:
         if self.config.architecture != "decoder":
-            raise UserError(f"{self.name} is no decoder, and {data} has rows; give a plain text to measure it on")
-        records = read_records(data_file(str(data)) or data)
+            raise UserError(f"{self.name} is no decoder, and {records.name} has rows; give a plain text")
         most = min(self.config.context, _MOST_TOKENS)
         examples = encode_records(records, self.tokenizer, max_length=most)
         with evaluating(self.model):
@@ -300,10 +302,11 @@ class LanguageModel:
 
     def _evaluate_labels(self, data: str | Path | None) -> dict[str, Any]:
         assert isinstance(self.model, Decoder | Encoder)
-        if data is None:
-            raise UserError(f"{self.name} gives labels; say with --data which rows with labels to measure it on")
         task: Any = self.config.head
-        records = read_records(data_file(str(data)) or data, task=task, labels=self.config.labels)
+        if data is not None:
+            records = read_records(data_file(str(data)) or data, task=task, labels=self.config.labels)
+        elif (records := self._held_out_rows()) is None:  # type: ignore[assignment]
+            raise UserError(f"{self.name} gives labels; say with --data which rows with labels to measure it on")
         causal, most = self.config.architecture == "decoder", self.predictor().max_length
         examples = encode_records(records, self.tokenizer, max_length=most, causal=causal)
         return {"truncated": examples.truncated, **evaluate_labels(self.model, examples)}
@@ -339,15 +342,25 @@ class LanguageModel:
             gives = {"none": "vectors", "reward": "rewards"}.get(self.config.head, "labels")
             raise UserError(f"{self.name} gives {gives} and no words, so it cannot {use}; use: {self.usage()}")
 
+    def _held_out_rows(self) -> Records | None:
+        """The rows that were held out when this model was tuned; None for a model that was not.
+
+        Raises:
+            UserError: none were held out, or they cannot be read again.
+        """
+        if self.run is None or TUNING not in self.run.description():
+            return None
+        from scratchlm.training.question import held_out_rows
+
+        found = held_out_rows(self.run)
+        if found is None:
+            raise UserError(f"{self.name} was tuned with nothing held out; say with --data what to measure it on")
+        return found
+
     def _own_run(self) -> RunFolder:
         """The run that holds the text to measure on when no other is given."""
         if self.run is None:
             raise UserError(f"{self.name} comes without the text it was trained on; say what to measure on with --data")
-        if TUNING in self.run.description():
-            raise UserError(
-                f"{self.name} was tuned, and its report.json has its figures before and after; say with --data what "
-                "else to measure it on"
-            )
         return self.run
 
     def _build_engine(self, rows: int) -> Engine:

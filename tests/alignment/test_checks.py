@@ -215,7 +215,7 @@ def test_banned_words_are_words_in_whatever_case() -> None:
         (
             "json_schema",
             {"schema": "none.json"},
-            "the schema 'none.json' is no JSON object and no file that can be read",
+            "the schema 'none.json' is no JSON object and no file that can be read; give one",
         ),
         ("json_schema", {"schema": "{oops"}, "the schema is no JSON (Expecting property name"),
         (

@@ -304,7 +304,7 @@ def test_minibatches_meet_each_completion_once_an_update() -> None:
         ({"temperature": math.nan}, "temperature is nan; give a number above 0"),
         ({"beta": -0.1}, "beta is -0.1; give a number of at least 0"),
         ({"clip_low": 1.5}, "clip_low is 1.5; give a number above 0, at most 1"),
-        ({"kl": "k4"}, "kl is 'k4'; choose one of: k1, k2, k3"),
+        ({"kl": "k4"}, "kl is 'k4'; choose one of: k2, k3"),
         ({"advantages": "gae"}, "advantages is 'gae'; choose one of: grpo, dr_grpo, rloo"),
         ({"loss": "sum"}, "loss is 'sum'; choose one of: token, sequence, constant"),
         ({"level": "word"}, "level is 'word'; choose one of: token, sequence"),

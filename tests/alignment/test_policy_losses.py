@@ -37,6 +37,27 @@ def test_estimators_of_the_divergence() -> None:
     assert bool((token_kl(policy.log(), reference.log(), "k3") >= 0).all())
 
 
+def test_gradients_of_the_estimators() -> None:
+    """Their means over what the policy samples: of k1 zero, of k2 the divergence's, of k3 the reverse divergence's."""
+    logits = torch.tensor([0.5, -0.2, 0.9], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64).log()
+    log_p = logits.log_softmax(0)
+    means = {
+        kind: torch.autograd.grad(
+            (log_p.detach().exp() * token_kl(log_p, reference, kind)).sum(),  # type: ignore[arg-type]
+            logits,
+            retain_graph=True,
+        )[0]
+        for kind in ("k1", "k2", "k3")
+    }
+    forth = (log_p.exp() * (log_p - reference)).sum()
+    back = (reference.exp() * (reference - log_p)).sum()
+    torch.testing.assert_close(means["k1"], torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(means["k2"], torch.autograd.grad(forth, logits, retain_graph=True)[0])
+    torch.testing.assert_close(means["k3"], torch.autograd.grad(back, logits)[0])
+    assert float((means["k2"] - means["k3"]).norm()) > 0.01
+
+
 def test_estimates_from_samples_come_to_the_divergence() -> None:
     generator = torch.Generator().manual_seed(0)
     policy, reference = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.5, 0.25, 0.25])

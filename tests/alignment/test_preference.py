@@ -183,3 +183,16 @@ def test_settings_out_of_range(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as caught:
         PreferenceConfig(**settings)
     assert str(caught.value) == line
+
+
+def test_the_reference_looks_only_at_what_will_be_learned(pairs: Examples) -> None:
+    model = policy()
+    whole = Preference(plan(pairs, rows=2), None, PreferenceConfig(), model, CPU)
+    some = Preference(plan(pairs, rows=2), None, PreferenceConfig(), model, CPU, steps=1)
+    chosen = some.train.indices(0)
+    assert len(chosen) == 4
+    torch.testing.assert_close(some.reference[chosen], whole.reference[chosen])
+    left = sorted(set(range(len(pairs))) - set(chosen.tolist()))
+    assert not some.reference[left].any()
+    (loss, _), (other, _) = (task.loss(model, task.train.step(0)[0]) for task in (whole, some))
+    torch.testing.assert_close(loss, other)

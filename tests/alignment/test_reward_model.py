@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from scratchlm.alignment import reward_model as module
 from scratchlm.alignment.pair_report import judge_pairs
 from scratchlm.alignment.reward_model import Pairwise, RewardConfig, RewardModel, judge_examples, pair_margins
 from scratchlm.checkpoints import save_huggingface
@@ -190,6 +191,24 @@ def test_training_predicting_and_rewarding_give_the_same_number(preset: str, kno
     predicted = [one.reward for one in predict_texts(model, known, texts)]  # type: ignore[union-attr]
     assert rewards.tolist() == pytest.approx([one_by_one(model, text, known) for text in texts], abs=1e-5)
     assert predicted == pytest.approx(rewards.tolist(), abs=1e-5)
+
+
+def test_a_text_that_is_in_several_pairs_is_judged_once(known: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = judge("tinygpt", known)
+    pairs = [("a good day", "poor"), ("a good day", "bad"), ("good cat", "poor")]
+    seen = []
+    whole = module.judge_batch
+
+    def counted(model: Any, batch: Batch) -> Any:
+        found = whole(model, batch)
+        seen.extend(found[0].tolist())
+        return found
+
+    monkeypatch.setattr(module, "judge_batch", counted)
+    rewards = judge_examples(model, plan(pairs, known, "tinygpt"), PLACE, ends=known.eos_ids)
+    assert sorted(seen) == [0, 1, 2, 3]
+    expected = [one_by_one(model, text, known) for pair in pairs for text in pair]
+    assert rewards.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("preset", ["tinygpt", "bert"])

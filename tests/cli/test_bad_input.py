@@ -140,6 +140,9 @@ TABLE: list[tuple[str, str]] = [
     ("plot dates --text 1.2.1999", "encoder-decoder|encoder"),
     ("plot tinygpt --text Rumi", "preset|run"),
     ("plot tinygpt --vocab-size 0", "--vocab-size|2"),
+    # align; more in alignment/test_align_mistakes.py
+    ("align", "missing argument|scratchlm align --help"),
+    ("align sing gpt --data text.txt --out new", "no goal 'sing'|reward, dpo, ppo, grpo"),
     # bench, demo
     ("bench", "NAME"),
     ("bench train-tinygtp", "did you mean 'train-tinygpt'"),

@@ -279,7 +279,7 @@ def test_a_bad_row_of_another_format_is_named_too(tmp_path: Path, name: str, con
         ("x.csv", "good,1\nbad,0\n", {}, "has the columns good, 1; to train on give messages; conversations"),
         ("x.csv", 'a,"b\nc"\nd,e\n', {}, "has the columns a, b c; to train on"),
         ("x.jsonl", '{"txt": "a"}\n', {}, "has the columns txt; to train on"),
-        ("x.jsonl", '{"text": "a"}\n', {"task": "tag"}, "for the task tag give tokens + tags; or say which is which"),
+        ("x.jsonl", '{"text": "a"}\n', {"task": "tag"}, "for the task tag give tokens + tags"),
         ("x.jsonl", '{"text": "a"}\n', {"task": "sing"}, "there is no task 'sing'; choose one of: lm, prompt"),
         ("x.jsonl", '{"text": "a"}\n', {"bad": "fix"}, "bad rows can be: stop, skip; not 'fix'"),
         ("x.jsonl", '{"text": "a"}\n', {"columns": {"txt": "text"}}, "there is no part 'txt' to map a column to"),

@@ -45,3 +45,34 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
     assert weight.grad is None
     assert states.grad is not None
     assert not surprise.any()
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    states, weight, shift, labels, _ = parts(3, True)
+    assert shift is not None
+    inputs = tuple(one.detach().double().requires_grad_() for one in (states, weight, shift))
+    assert torch.autograd.gradcheck(lambda s, w, b: linear_log_probabilities(s, w, b, labels, 0.7)[0], inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    """Neither the values nor the gradients, of states that autocast has made as well."""
+    states, weight, shift, labels, slope = parts(AT_ONCE + 3, True)
+    assert shift is not None
+    states = states.detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = linear_log_probabilities(states, weight, shift, labels)
+    ours = torch.autograd.grad((found * slope).sum(), (states, weight, shift))
+    assert found.dtype == torch.float32
+    expected = F.linear(states.float(), weight, shift).log_softmax(1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(ours, torch.autograd.grad((expected * slope).sum(), (states, weight, shift)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4 if one.dtype == torch.float32 else 1e-2, atol=1e-5)
+
+
+def test_second_derivatives_are_refused() -> None:
+    states, weight, _, labels, _ = parts(4, False)
+    found, _ = linear_log_probabilities(states, weight, None, labels)
+    (slope,) = torch.autograd.grad(found.exp().sum(), states, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()  # type: ignore[no-untyped-call]

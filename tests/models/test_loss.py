@@ -60,3 +60,21 @@ def test_nothing_to_predict_is_a_loss_of_zero() -> None:
     assert int(count) == 0
     assert weight.grad is not None
     assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("states_in", [torch.bfloat16, torch.float32])
+def test_in_half_the_bits_under_autocast(states_in: torch.dtype) -> None:
+    """As a GPU trains by itself: gradients in each tensor's own precision, near those in full."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(300, 16, generator=generator).to(states_in).requires_grad_()
+    weight = torch.randn(50, 16, generator=generator).requires_grad_()
+    labels = torch.randint(50, (300,), generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = linear_cross_entropy_sum(states, weight, None, labels)
+    found = torch.autograd.grad(total, (states, weight))
+    exact, _ = cross_entropy_sum(states.float() @ weight.T, labels)
+    wanted = torch.autograd.grad(exact, (states, weight))
+    assert float(total) == pytest.approx(float(exact), rel=0.01)
+    for one, other, like in zip(found, wanted, (states, weight), strict=True):
+        assert one.dtype == like.dtype
+        assert (one.float() - other.float()).norm() < 0.03 * other.float().norm()

@@ -42,9 +42,9 @@ class Check:
         values: Sequence[Any] = [None] * len(completions)
         if self.column is not None:
             if self.column not in columns:
+                has = f"have: {', '.join(columns)}; name another" if columns else "have none but the prompt; name one"
                 raise MissingColumn(
-                    f"the check {self.name} reads the column {self.column!r}, and the rows have: "
-                    f"{', '.join(columns) or 'none'}; name another with column="
+                    f"the check {self.name} reads the column {self.column!r}, and the rows {has} with column="
                 )
             values = columns[self.column]
         rows = zip(prompts, completions, values, strict=True)
@@ -131,7 +131,7 @@ def _schema_text(schema: Mapping[str, Any] | str) -> Mapping[str, Any] | str:
     try:
         return Path(schema).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"the schema {schema!r} is no JSON object and no file that can be read") from error
+        raise UserError(f"the schema {schema!r} is no JSON object and no file that can be read; give one") from error
 
 
 def length(

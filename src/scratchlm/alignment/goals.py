@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class AlignmentGoal(Goal):
                 if self.takes_rewards
                 else f"{name} learns from rows and takes no reward; leave --reward out"
             )
+        check_names(type(self), settings, settings, "settings")
         self.reporter, self.rewards = reporter, tuple(rewards)
         self.config = self.config_for(settings)
 
@@ -158,8 +159,8 @@ class PreferenceGoal(AlignmentGoal):
         def note(text: str) -> None:
             self.reporter.note(f"the reference's log-probabilities: {text}")
 
-        kind = Kto if self.rows == "kto" else Preference
-        return kind(plan, held_out, tuning.own, tuning.model, tuning.place, note)
+        given = plan, held_out, tuning.own, tuning.model, tuning.place, note
+        return Kto(*given) if self.rows == "kto" else Preference(*given, steps=tuning.config.steps)
 
     def figures(self, tuning: Tuning) -> dict[str, Any]:
         assert isinstance(tuning.task, Preference | Kto)
@@ -240,6 +241,31 @@ class PpoGoal(PolicyGoal):
 
 
 GOALS: dict[str, type[AlignmentGoal]] = {"reward": RewardGoal, "dpo": PreferenceGoal, "ppo": PpoGoal, "grpo": GrpoGoal}
+
+
+CONFIGS: dict[str, type[Any]] = {
+    **{"reward": RewardConfig, "dpo": PreferenceConfig, "dpo with loss=kto": KtoConfig},
+    **{"ppo": PpoConfig, "grpo": GrpoConfig},
+}
+"""The settings that each goal alone has."""
+
+
+def check_names(goal: type[AlignmentGoal], settings: Mapping[str, Any], given: Iterable[str], origin: str) -> None:
+    """Refuse a setting that is another goal's, before it is taken for a slip of the pen.
+
+    Args:
+        settings: all there are, some of which decide what others there may be.
+        given: the names of those that come from ``origin``.
+
+    Raises:
+        UserError: there is one; the line says whose it is.
+    """
+    names = {whose: {field.name for field in fields(config)} for whose, config in CONFIGS.items()}
+    (own,) = (whose for whose, config in CONFIGS.items() if config is goal.config_for(settings))
+    for name in given:
+        others = [whose for whose, theirs in names.items() if name in theirs]
+        if others and own not in others:
+            raise UserError(f"{origin}: {name} is a setting of {', '.join(others)}, not of {own}; leave it out")
 
 
 def check_goal(name: str) -> type[AlignmentGoal]:

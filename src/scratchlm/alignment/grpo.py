@@ -30,7 +30,7 @@ Advantages = Literal["grpo", "dr_grpo", "rloo"]
 Level = Literal["token", "sequence"]
 Aggregation = Literal["token", "sequence", "constant"]
 Overlong = Literal["keep", "mask"]
-Kl = Literal["k1", "k2", "k3"]
+Kl = Literal["k2", "k3"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GrpoConfig(PolicyConfig):
     beta: float = 0.0
     """How dear it is to leave the reference; 0 leaves the reference out."""
     kl: Kl = "k3"
-    """How the distance is estimated from the sampled tokens (Schulman 2020)."""
+    """How the distance is estimated from the sampled tokens (Schulman 2020); k1 would have no gradient on average."""
     clip_low: float = 0.2
     clip_high: float = 0.2
     """How far below and above 1 a ratio still teaches; a higher ``clip_high`` keeps rare tokens alive."""

@@ -57,7 +57,9 @@ def mismatched(examples: Examples) -> Examples:
         UserError: there is one example only.
     """
     if len(examples) < 2:
-        raise UserError("kto compares with other rows' completions; give at least two rows")
+        raise UserError(
+            "kto compares with other rows' completions; give at least two rows, and hold out none or at least two"
+        )
     parts = [examples[number] for number in range(len(examples))]
     starts = [int(np.flatnonzero(targets != IGNORE)[0]) + 1 for _, targets in parts]
     ids, targets = [], []
@@ -178,19 +180,7 @@ class Kto(FineTune):
     def _estimate(self, half: _Half, chosen: Any) -> Tensor:
         """The baseline, from the mismatches of these examples; the same in all processes."""
         numbers = np.sort(chosen)
-        laid = replace(half.strangers, examples=_taken(half.strangers.examples, numbers), rows=len(numbers), _orders={})
+        laid = half.strangers.only(numbers, len(numbers))
         sums, _ = judge_examples(self.model, [laid], half.others, self.place)
         places = torch.from_numpy(numbers)
         return kto_baseline(sums[places], half.baseline[places])
-
-
-def _taken(examples: Examples, numbers: Any) -> Examples:
-    parts = [examples[int(number)] for number in numbers]
-    return replace(
-        examples,
-        ids=np.concatenate([ids for ids, _ in parts]),
-        targets=np.concatenate([targets for _, targets in parts]),
-        offsets=np.cumsum([0, *(len(ids) for ids, _ in parts)], dtype=np.int64),
-        rows=np.arange(len(parts)),
-        flags=examples.flags[numbers],
-    )

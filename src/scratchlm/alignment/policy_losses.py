@@ -24,6 +24,9 @@ def token_kl(log_p: Tensor, log_reference: Tensor, kind: KlEstimator = "k3") -> 
     Schulman 2020, "Approximating KL divergence", with r = reference / policy: k1 = -log r (unbiased, may be negative),
     k2 = (log r)^2 / 2 (biased, small variance), k3 = r - 1 - log r (unbiased and never negative).
 
+    That is of the values. As a part of a loss, on tokens that the policy has just sampled, k2 has the gradient of this
+    divergence on average, k3 that of KL(reference, policy), which is zero at the same place, and k1 none.
+
     Raises:
         ValueError: there is no such estimator.
     """
@@ -157,7 +160,7 @@ class AdaptiveKL:
     target: float
     """Nats a completion."""
     horizon: int
-    """Completions in which the price can change by a factor of about e, at most a fifth off target."""
+    """Completions in which the price changes by a factor of about 1.2, the most it can, a fifth or more off target."""
 
     def update(self, kl: float, samples: int) -> None:
         """``samples`` completions were ``kl`` nats from the reference on average."""

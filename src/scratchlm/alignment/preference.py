@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,6 +77,7 @@ class Preference(FineTune):
 
     Args:
         config: what is learned.
+        steps: that will be taken: only their pairs, and those held out, are looked at by the reference; None for all.
         model, place, note: to work out the reference's log-probabilities, now, as the model is.
     """
 
@@ -87,6 +89,7 @@ class Preference(FineTune):
         model: nn.Module,
         place: World,
         note: Callable[[str], None] | None = None,
+        steps: int | None = None,
     ) -> None:
         plans = [train] if held_out is None else [train, held_out]
         self.table, numbered = number_tokens([plan.examples for plan in plans])
@@ -96,7 +99,10 @@ class Preference(FineTune):
         self.reference = torch.zeros(self.table.examples)
         began = time.perf_counter()
         if config.loss in REFERENCED:
-            self.reference, _ = judge_examples(self.model, changed, self.table, place, note)
+            some = changed[0]
+            if steps is not None and steps < some.steps_per_epoch:
+                some = some.only(np.sort(np.concatenate([some.indices(step) for step in range(steps)])))
+            self.reference, _ = judge_examples(self.model, [some, *changed[1:]], self.table, place, note)
         self.reference_seconds = time.perf_counter() - began
         """What it took to work out the reference's log-probabilities."""
         self._sums = dict[str, float]()

@@ -146,15 +146,39 @@ def judge_batch(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def judge_examples(model: nn.Module, plan: Plan, place: World, *, ends: Collection[int] | None) -> NDArray[np.float32]:
-    """The rewards (N,) of all examples of a plan, in their order. Several processes share the work."""
-    found = torch.zeros(len(plan.examples), device=place.device)
-    batches = list(replace(plan, examples=at_reading_place(plan.examples, ends)).in_order())
+    """The rewards (N,) of all examples of a plan, in their order. A text that is in several pairs is judged once, and
+    several processes share the work."""
+    distinct, owners = _distinct(at_reading_place(plan.examples, ends))
+    found = torch.zeros(len(distinct), device=place.device)
+    batches = list(replace(plan, examples=distinct, _orders={}).in_order())
     with evaluating(model), torch.no_grad():
         for batch in batches[place.rank :: place.size]:
             numbers, rewards = judge_batch(model, batch.to(place.device))
             found[numbers] = rewards
     place.add_up(found)
-    return found.cpu().numpy()
+    return found.cpu().numpy()[owners]
+
+
+def _distinct(examples: Examples) -> tuple[Examples, NDArray[np.int64]]:
+    """The different texts (U) among examples, numbered anew where their labels are, and which of them each is (N,)."""
+    known: dict[tuple[bytes, bytes], int] = {}
+    parts: list[tuple[NDArray[np.uint32], NDArray[np.int32]]] = []
+    owners = np.empty(len(examples), np.int64)
+    for number in range(len(examples)):
+        ids, targets = examples[number]
+        read = targets != IGNORE
+        owners[number] = known.setdefault((ids.tobytes(), read.tobytes()), len(known))
+        if owners[number] == len(parts):
+            parts.append((ids, np.where(read, np.int32(len(parts)), np.int32(IGNORE))))
+    singly = replace(
+        examples,
+        task="classify",  # of which each example is one by itself
+        ids=np.concatenate([ids for ids, _ in parts]),
+        targets=np.concatenate([targets for _, targets in parts]),
+        offsets=np.cumsum([0, *(len(ids) for ids, _ in parts)]),
+        rows=np.arange(len(parts)),
+    )
+    return singly, owners
 
 
 class RewardModel:

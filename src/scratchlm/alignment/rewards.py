@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from scratchlm.alignment.checks import CHECKS, MissingColumn
 from scratchlm.alignment.reward_model import RewardModel
+from scratchlm.checkpoints.catalogue import entries
 from scratchlm.errors import UserError
 from scratchlm.tokenizers import Tokenizer
 
@@ -58,7 +59,7 @@ def load_reward(spec: str, tokenizer: Tokenizer | None = None) -> Reward:
     place, colon, name = spec.rpartition(":")
     if not colon and spec.partition("(")[0] in CHECKS:
         raise UserError(f"{spec!r} names no reward; did you mean {_PREFIX}{spec}?")
-    if not colon and not spec.endswith(".py"):
+    if spec and not colon and not spec.endswith(".py") and (Path(spec).exists() or "/" in spec or spec in entries()):
         return RewardModel.load(spec)
     if not place or not name.isidentifier():
         raise UserError(f"{spec!r} names no reward; give {_FORMS}")
@@ -216,8 +217,10 @@ def _taken(name: str, reward: Reward, columns: dict[str, Sequence[Any]]) -> dict
     named = {one.name for one in parameters[2:] if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     for one in parameters[2:]:
         if one.name in named and one.default is one.empty and one.name not in columns:
-            has = ", ".join(columns) or "none"
-            raise MissingColumn(f"the reward {name} takes the column {one.name!r}, and the rows have: {has}")
+            has = f": {', '.join(columns)}" if columns else " none but the prompt"
+            raise MissingColumn(
+                f"the reward {name} takes the column {one.name!r}, and the rows have{has}; add it, or give it a default"
+            )
     first = {one.name for one in parameters[:2]}
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return {key: values for key, values in columns.items() if key not in first}
@@ -307,7 +310,7 @@ def _file(path: Path) -> ModuleType:
             found.loader.exec_module(module)
     except _FAILURES as error:
         del sys.modules[name]
-        raise UserError(f"{path} cannot be imported: {_said(error)}") from error
+        raise UserError(f"{path} cannot be imported: {_said(error)}; mend it") from error
     return module
 
 

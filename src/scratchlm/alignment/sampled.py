@@ -102,23 +102,12 @@ class SampledTokens:
         """Some completions as the batches of this process, laid out as in ``plan``; none where it has none."""
         if not len(numbers):
             return []
-        laid = replace(plan, examples=_taken(self.examples, numbers), rows=len(numbers), _orders={})
+        laid = replace(plan, examples=self.examples).only(numbers, len(numbers))
         return laid.step(0, place.rank, place.size)
 
     def tokens(self, numbers: Numbers) -> int:
         """Tokens of some completions, their prompts' too."""
         return int(self.examples.lengths[numbers].sum())
-
-
-def _taken(examples: Examples, numbers: Numbers) -> Examples:
-    parts = [examples[int(number)] for number in numbers]
-    return replace(
-        examples,
-        ids=np.concatenate([ids for ids, _ in parts]),
-        targets=np.concatenate([targets for _, targets in parts]),
-        offsets=np.cumsum([0, *(len(ids) for ids, _ in parts)]),
-        rows=np.arange(len(parts)),
-    )
 
 
 class Found(NamedTuple):

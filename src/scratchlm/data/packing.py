@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -164,6 +164,19 @@ class Plan:
         """How many predictions are learned from in a step, and how many tokens it has, over all its parts."""
         chosen = self.indices(step)
         return int(self._learned[chosen].sum()), int(self._lengths[chosen].sum())
+
+    def only(self, numbers: Indices, rows: int | None = None) -> Plan:
+        """The same for some of the examples, rising and with all that belong together; ``rows`` a step."""
+        parts = [self.examples[int(number)] for number in numbers]
+        some = replace(
+            self.examples,
+            ids=np.concatenate([ids for ids, _ in parts]),
+            targets=np.concatenate([targets for _, targets in parts]),
+            offsets=np.cumsum([0, *(len(ids) for ids, _ in parts)], dtype=np.int64),
+            rows=self.examples.rows[numbers],
+            flags=self.examples.flags[numbers] if len(self.examples.flags) else self.examples.flags,
+        )
+        return replace(self, examples=some, rows=rows or self.rows, _orders={})
 
     def in_order(self) -> Iterator[Batch]:
         """All examples once, for evaluation."""

@@ -317,10 +317,19 @@ def _recognise(
         )
     needed = "; ".join(" + ".join(shape.needs) for shape in serving)
     purpose = f"for the task {task}" if task else "to train on"
-    raise UserError(
-        f"{source} has the columns {_some(present)}; {purpose} give {needed}; or say which is which, such as "
-        f"--columns {serving[-1].needs[0]}={_some(present[:1])}"
-    )
+    example = _example(serving, present)
+    more = f"; or say which is which, such as --columns {example}" if example else ""
+    raise UserError(f"{source} has the columns {_some(present)}; {purpose} give {needed}{more}")
+
+
+def _example(shapes: Sequence[Shape], present: list[str]) -> str:
+    """How to map a column to a part that is missing; empty where no form could be had so."""
+    for shape in reversed(shapes):
+        missing = [role for role in shape.needs if role not in present]
+        free = [name for name in present if name not in shape.needs]
+        if len(free) >= len(missing) > 0:
+            return f"{missing[0]}={_some(free[:1])}"
+    return ""
 
 
 def _check_labels(records: Records) -> None:

@@ -53,7 +53,11 @@ def linear_cross_entropy_sum(
         The sum in nats (0-d float32) and the count (0-d int64).
     """
     wanted = labels != IGNORE
-    total: Tensor = _LinearCrossEntropy.apply(states[wanted], weight, bias, labels[wanted])  # type: ignore[no-untyped-call]
+    kind = states.device.type
+    if torch.is_autocast_enabled(kind):  # which looks into no function of our own
+        states = states.to(torch.get_autocast_dtype(kind))
+    with torch.autocast(kind, enabled=False):
+        total: Tensor = _LinearCrossEntropy.apply(states[wanted], weight, bias, labels[wanted])  # type: ignore[no-untyped-call]
     return total, wanted.sum()
 
 
@@ -65,9 +69,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if needs_weight else None
         d_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=states.device)
+        matrix, shift = weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
         for first in range(0, len(labels), AT_ONCE):
             part, answers = states[first : first + AT_ONCE], labels[first : first + AT_ONCE, None]
-            logits = F.linear(part, weight, bias).float()
+            logits = F.linear(part, matrix, shift).float()
             right = logits.gather(1, answers)
             # In place, step by step: logsumexp would make a second matrix as large.
             most = logits.amax(dim=1, keepdim=True)
@@ -81,9 +86,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slope.scatter_add_(1, answers, slope.new_full(answers.shape, -1.0))
             slope = slope.to(states.dtype)
             if d_states is not None:
-                torch.mm(slope, weight, out=d_states[first : first + AT_ONCE])
-            if d_weight is not None:
+                torch.mm(slope, matrix, out=d_states[first : first + AT_ONCE])
+            if d_weight is not None and weight.dtype == states.dtype:
                 d_weight.addmm_(slope.mT, part)
+            elif d_weight is not None:
+                d_weight += slope.mT @ part
             if d_bias is not None:
                 d_bias += slope.sum(0)
         ctx.save_for_backward(*(d for d in (d_states, d_weight, d_bias) if d is not None))
@@ -108,7 +115,8 @@ def linear_log_probabilities(
     """log softmax((states @ weight.T + bias) / temperature) at each label, whose logits never exist as a whole.
 
     Unlike :func:`linear_cross_entropy_sum`'s, the gradient that comes is another one for each position, so that the
-    logits are computed once more on the way back.
+    logits are computed once more on the way back. Both times they are in the weight's own precision, under autocast
+    as well: what is learned from is the *difference* of two log-probabilities, which errors of bf16 logits can exceed.
 
     Args:
         states: (N, C) floats.
@@ -118,11 +126,12 @@ def linear_log_probabilities(
 
     Returns:
         Log-probabilities (N,) and, without a gradient, the distributions' entropies (N,), zeros without ``entropy``;
-        both float32, in nats.
+        both float32 (float64 for float64), in nats.
     """
-    found: tuple[Tensor, Tensor] = _LinearLogProbabilities.apply(  # type: ignore[no-untyped-call]
-        states, weight, bias, labels, temperature, entropy
-    )
+    with torch.autocast(states.device.type, enabled=False):
+        found: tuple[Tensor, Tensor] = _LinearLogProbabilities.apply(  # type: ignore[no-untyped-call]
+            states.to(weight.dtype), weight, bias, labels, temperature, entropy
+        )
     return found
 
 
@@ -137,10 +146,10 @@ class _LinearLogProbabilities(torch.autograd.Function):
         temperature: float,
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
-        found = torch.empty(len(labels), dtype=torch.float32, device=states.device)
+        found = torch.empty(len(labels), dtype=_wide(states), device=states.device)
         surprise = torch.zeros_like(found)
         for part in _parts(len(labels)):
-            logits = F.linear(states[part], weight, bias).float().div_(temperature)
+            logits = F.linear(states[part], weight, bias).to(found.dtype).div_(temperature)
             whole = logits.logsumexp(1)
             found[part] = logits.gather(1, labels[part, None])[:, 0] - whole
             if entropy:
@@ -160,7 +169,7 @@ class _LinearLogProbabilities(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if needs_weight else None
         d_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
         for part in _parts(len(labels)):
-            slope = F.linear(states[part], weight, bias).float().div_(ctx.temperature).softmax(1).neg_()
+            slope = F.linear(states[part], weight, bias).to(grad.dtype).div_(ctx.temperature).softmax(1).neg_()
             slope.scatter_add_(1, labels[part, None], torch.ones_like(slope[:, :1]))
             slope = slope.mul_(grad[part, None] / ctx.temperature).to(states.dtype)
             if d_states is not None:
@@ -170,6 +179,10 @@ class _LinearLogProbabilities(torch.autograd.Function):
             if d_bias is not None:
                 d_bias += slope.sum(0)
         return d_states, d_weight, d_bias, None, None, None
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _parts(count: int) -> Iterator[slice]:

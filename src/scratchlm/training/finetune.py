@@ -15,49 +15,24 @@ from scratchlm import __version__
 from scratchlm.adapters import FrozenLinear, add_lora, quantise_base, trainable
 from scratchlm.adapters.run import TUNING, AdapterRun
 from scratchlm.checkpoints import RunFolder
-from scratchlm.checkpoints.datasets import data_file
 from scratchlm.checkpoints.pooling import copy_pooling
-from scratchlm.data import Examples, Plan, Records, Splits, encode_records, join_validation, read_records, split_records
-from scratchlm.data.rated_pairs import Pairing
-from scratchlm.data.records import Bad
+from scratchlm.data import Examples, Plan, Splits
 from scratchlm.data.tags import word_style
 from scratchlm.errors import UserError
 from scratchlm.models import Model
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.card import tuned_card
 from scratchlm.training.config import TrainConfig
-from scratchlm.training.contrast import lower_texts
 from scratchlm.training.distributed import World, choose_device, world
 from scratchlm.training.goals import Goal
 from scratchlm.training.loop import FitResult, fit
 from scratchlm.training.pretrain import CHANGEABLE, fields_of
 from scratchlm.training.progress import Reporter, tensorboard_writer
+from scratchlm.training.question import Question, encode_splits, read_splits
 from scratchlm.training.settings import NOT_SETTABLE, split_tuning
 from scratchlm.training.starting import DECIDED, Start, is_preset, start_from
 from scratchlm.training.tasks import FineTune
-from scratchlm.training.tuning_config import Method, TuningConfig, tuned_train_config, usual_pass_tokens
-
-SHOWN = 600
-"""Characters of the example that is shown before training."""
-MAX_LENGTH = 1024
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is to be tuned on what: the arguments of :func:`finetune`, as they were given."""
-
-    model: str
-    data: str
-    task: str | None = None
-    method: Method = "lora"
-    validation: str | None = None
-    """A share below 1, a number of rows, or a file; None for the setting ``validation_fraction``."""
-    columns: Mapping[str, str] | None = None
-    bad: Bad = "stop"
-    split: str = "train"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "columns": dict(self.columns or {})}
+from scratchlm.training.tuning_config import TuningConfig, tuned_train_config, usual_pass_tokens
 
 
 @dataclass
@@ -149,9 +124,9 @@ def finetune(
             said = report if place.main else Reporter(quiet=True)
             tuning = prepare(question, run, values, said, place, goal)
             return _tune(tuning, place, said, resume, measure)
-        except BaseException:
+        except BaseException as error:
             if place.main:
-                run.discard()
+                run.discard(begun=isinstance(error, UserError))  # such as a reward that gives no number
             raise
         finally:
             run.close()
@@ -227,52 +202,6 @@ def prepare(
     return made
 
 
-def read_splits(question: Question, config: TrainConfig, pairing: Pairing | None = None) -> Splits:
-    """The rows to train on, and those held out; ``pairing`` says how pairs are made of rated texts.
-
-    Raises:
-        UserError: they cannot be read, or too few are left.
-    """
-    rows = _read(question, question.data, pairing)
-    text = str(config.validation_fraction) if question.validation is None else question.validation
-    try:
-        share = float(text)
-    except ValueError:
-        return join_validation(rows, _read(question, text, pairing, rows))
-    return split_records(rows, share, seed=config.seed)
-
-
-def encode_splits(
-    splits: Splits, start: Start, tuning: TuningConfig, causal: bool, reporter: Reporter
-) -> tuple[Examples, Examples | None]:
-    """Both parts as token ids; says what the model will see, and shows one example.
-
-    Raises:
-        UserError: a row cannot be encoded, or nothing is left to learn.
-    """
-    longest = start.longest
-    most = tuning.max_length or min(longest, MAX_LENGTH)
-    if most > longest:
-        raise UserError(f"max_length is {most}, and the model reads {longest} tokens; lower max_length")
-    lower = start.pooling is not None and start.pooling.lower_case
-    train, *others = (
-        encode_records(
-            lower_texts(part) if lower else part,
-            start.tokenizer,
-            max_length=most,
-            loss_on=tuning.loss_on,
-            causal=causal,
-        )
-        for part in (splits.train, splits.validation)
-        if part is not None
-    )
-    reporter.note(train.description())
-    reporter.note(train.histogram())
-    shown = train.show(start.tokenizer)
-    reporter.note(f"the first example: {shown[:SHOWN]}{' ...' if len(shown) > SHOWN else ''}")
-    return train, others[0] if others else None
-
-
 def as_begun(
     run: RunFolder, question: Question, settings: Mapping[str, Any], origin: str, goal: Goal
 ) -> tuple[Question, dict[str, Any]]:
@@ -288,7 +217,12 @@ def as_begun(
     if not isinstance(known, dict):
         raise UserError(f"{run.path} is a run of scratchlm train, not of {goal.verb}; choose another folder for --out")
     for name, value in goal.description().items():
-        if (before := known.get(name, Goal.verb)) != value:
+        before = known.get(name, Goal.verb)
+        if name == "verb" and before != value:
+            raise UserError(
+                f"{run.path} is a run of scratchlm {before}, not of {value}; choose another folder for --out"
+            )
+        if before != value:
             raise UserError(f"{run.path} was begun with {name} {before!r}, not {value!r}; {same}")
     begun = {field.name: known.get(field.name, field.default) for field in dataclasses.fields(Question)}
     left_out = Question("", "").to_dict() | {"method": None}
@@ -306,20 +240,6 @@ def as_begun(
         if name not in CHANGEABLE and value != before:
             raise UserError(f"{run.path} was begun with {name}={before}, not {value}; {same}")
     return Question(**begun), old | shape | {name: value for name, value in settings.items() if name in CHANGEABLE}
-
-
-def _read(question: Question, source: str, pairing: Pairing | None, train: Records | None = None) -> Records:
-    task: Any = question.task
-    columns = question.columns if train is None else train.columns
-    named = data_file(source)
-    return read_records(
-        source if named is None else named,
-        task=task,
-        columns=columns,
-        bad=question.bad,
-        split=question.split,
-        pairing=pairing,
-    )
 
 
 def _tune(tuning: Tuning, place: World, reporter: Reporter, resume: bool, measure: Measure | None) -> TuneResult:

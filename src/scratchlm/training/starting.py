@@ -90,7 +90,9 @@ def start_from(
         pooling = PoolingSettings() if folder is None else read_pooling(folder)
     if head is None or (opened.config.head == head and opened.config.labels == records.labels):
         if head is None and opened.config.head in (*LABELLED, "none"):
-            raise UserError(f"{name} gives no words; tune its base on the task {records.task}")
+            aligned = records.task in ("preference", "kto", "rollout")
+            cure = "align a decoder" if aligned else f"tune its base on the task {records.task}"
+            raise UserError(f"{name} gives no words; {cure}")
         return Start(opened.config, opened.tokenizer, lambda: opened.model, (), folder, pooling)
 
     def read() -> Model:
