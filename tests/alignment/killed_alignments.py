@@ -17,11 +17,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
-import killed_runs  # noqa: E402
-import tuned_models  # noqa: E402
+import killed_runs
+import tuned_models
 
-import scratchlm.alignment.goals  # noqa: E402
-from scratchlm import api  # noqa: E402
+import scratchlm.alignment.goals  # noqa: F401 - what takes long to import is not to be killed
+from scratchlm import api
 
 COMMON: dict[str, Any] = {
     **{"batch_size": 4, "steps": 12, "learning_rate": 1e-2, "rank": 2, "lora_dropout": 0.1, "device": "cpu"},

@@ -156,7 +156,7 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(typed: str, line: str, refus
     assert contents(folder) == before
 
 
-def test_a_reward_that_fails_later_leaves_what_was_learned(refused: Command, folder: Path, tmp_path: Path) -> None:
+def test_a_reward_that_fails_later_leaves_what_was_learned(refused: Command, tmp_path: Path) -> None:
     more = "--validation 0 --set new_tokens=3 --set batch_size=8 --set steps=4 --set save_every=1 --set log_every=1"
     told = refused(f"grpo llama --reward rewards.py:tires --out {tmp_path / 'run'} {more}")[-1]
     assert told.startswith("error: the reward tires gives 0 numbers for 8 completions")

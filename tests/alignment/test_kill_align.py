@@ -39,8 +39,8 @@ def test_ppo_killed_while_it_writes_resumes_to_the_same_bits(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("goal", GOALS)
 def test_alignments_killed_while_they_write_resume_to_the_same_bits(goal: str, tmp_path: Path) -> None:
-    result = killed(tmp_path, "disk", "12", goal)
-    assert result["killed"] == result["moments"] == 24
+    result = killed(tmp_path, "disk", "6", goal)
+    assert result["killed"] == result["moments"] == 12
 
 
 @pytest.mark.parametrize("goal", ["kto", *(pytest.param(one, marks=pytest.mark.slow) for one in GOALS if one != "kto")])
@@ -57,4 +57,4 @@ def test_an_alignment_stopped_by_ctrl_c_says_how_to_go_on_and_that_ends_in_the_s
 @pytest.mark.slow
 @pytest.mark.parametrize("goal", GOALS)
 def test_alignments_killed_at_random_moments_resume_to_the_same_bits(goal: str, tmp_path: Path) -> None:
-    assert killed(tmp_path, "random", "6", "3", goal)["killed"] == 6
+    assert killed(tmp_path, "random", "4", "3", goal)["killed"] == 4

@@ -226,7 +226,7 @@ def test_eval_measures_labels_on_rows_that_have_them(folder: Path, command: Comm
     assert (figures["rows"], figures["accuracy"]) == (3, pytest.approx(right / 3))
     table = command("eval", model, "--data", str(folder / "labelled.csv")).out
     assert all(word in table for word in ("precision", "recall", "macro", "fair", "accuracy"))
-    assert "say with --data" in refused(command("eval", model))
+    assert "settings.yaml cannot be read" in refused(command("eval", model))
     assert "'awful', not among bad, fair, good" in refused(
         command("eval", model, "--data", str(folder / "strange.csv"))
     )

@@ -125,10 +125,11 @@ class DiskOperations:
             fatal = self._next()
             if fatal and not self.after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*arguments, **options)
-            if fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return function(*arguments, **options)
+            finally:  # also where it fails, as mkdir does where a folder is
+                if fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return counted
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import scratchlm
 from scratchlm.checkpoints import RunFolder
 from scratchlm.errors import UserError
 from scratchlm.models import evaluating
@@ -220,3 +221,16 @@ def test_a_run_that_is_not_finished_says_how_to_go_on(
             open_model(tmp_path / method)
         command = f"scratchlm finetune {bases / 'llama'} --data {bases / 'rows.jsonl'} --method {method} "
         assert str(error.value).endswith(f"go on with: {command}--out {tmp_path / method} --resume")
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "figure"), [("llama", "prompt", "perplexity"), ("bert", "classify", "accuracy")]
+)
+def test_a_run_is_measured_on_the_rows_that_it_held_out(family: str, task: str, figure: str, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", family)
+    data = write_rows(tmp_path / "rows.jsonl", rows(task))
+    scratchlm.finetune(str(base), data, tmp_path / "run", quiet=True, **settings(steps=3, eval_prompts=0))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    found = scratchlm.load(tmp_path / "run").evaluate()
+    assert found[figure] == pytest.approx(report["after"][figure], rel=1e-4)
+    assert found["rows"] == report["held_out_rows"]

@@ -248,7 +248,7 @@ class PolicyTask(FineTune):
         return None
 
     def span(self) -> float | None:
-        return None
+        return float(np.mean([len(ids) for ids in self.prompts.ids])) + self.settings.new_tokens
 
     def metrics(self) -> dict[str, float]:
         """Of the last rollout and, of this process's share of the last step, what its tokens are like."""

@@ -199,7 +199,7 @@ class Trainer:
         self.seen += work.tokens
         _seed(_mix(config.seed, self.state.step, 1 + place.rank), place.device)
         if not work.batches:
-            self.state.step += 1
+            self.state.step, self.state.loss = self.state.step + 1, 0.0
             return 0.0, place.sum([float(stop is not None and stop.asked)])[0] > 0
         set_learning_rate(self.optimizers, learning_rate_factor(self.state.step, config))
         total = torch.zeros((), device=place.device)
