@@ -92,6 +92,6 @@ def test_the_curves_show_the_floor_of_a_decoder_that_holds_nothing_out(
 
 
 def test_the_package_has_no_other_names() -> None:
-    assert set(dir(scratchlm)) == {"LanguageModel", "UserError", "__version__", "finetune", "load", "train"}
+    assert set(dir(scratchlm)) == {"LanguageModel", "UserError", "__version__", "align", "finetune", "load", "train"}
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         scratchlm.lode  # noqa: B018

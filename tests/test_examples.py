@@ -39,7 +39,7 @@ def test_the_example_of_alignment_learns_to_be_judged_well(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, path, "16"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     judge, rewards, text = done.stdout.splitlines()
-    assert float(judge.split()[-5].rstrip("%")) > 80
+    assert float(judge.split()[-4].rstrip("%")) > 80
     before, after = (float(part.split()[-1]) for part in rewards.split(","))
     assert after > before
     assert text
