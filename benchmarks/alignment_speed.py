@@ -26,6 +26,7 @@ from generate_speed import machine
 from scratchlm.alignment.goals import check_goal
 from scratchlm.checkpoints.datasets import data_file
 from scratchlm.data import read_records
+from scratchlm.data.rated_pairs import Pairing
 from scratchlm.errors import UserError
 from scratchlm.evaluation.tuned import peak_memory
 from scratchlm.exporting import export_model
@@ -51,7 +52,8 @@ def write_rows(kind: str, folder: Path, steps: int) -> None:
     assert source is not None
     if kind == "dpo":
         records = read_records(source, task="preference")
-        rows = [{"prompt": "", "chosen": row.texts[0], "rejected": row.texts[1]} for row in records.rows]
+        pairs = Pairing().pair(records.rows, SEED)
+        rows = [{"prompt": "", "chosen": row.texts[0], "rejected": row.texts[1]} for row in pairs]
         rows = rows[:: len(rows) // (steps * PAIRS)][: steps * PAIRS]
     else:
         texts = [row.text.split() for row in read_records(source, task="lm").rows]

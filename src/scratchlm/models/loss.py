@@ -114,9 +114,11 @@ def linear_log_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """log softmax((states @ weight.T + bias) / temperature) at each label, whose logits never exist as a whole.
 
-    Unlike :func:`linear_cross_entropy_sum`'s, the gradient that comes is another one for each position, so that the
-    logits are computed once more on the way back. Both times they are in the weight's own precision, under autocast
-    as well: what is learned from is the *difference* of two log-probabilities, which errors of bf16 logits can exceed.
+    Unlike :func:`linear_cross_entropy_sum`'s, the gradient that comes is another one for each position. A position's
+    gradient to its state is its own, times a number: for a frozen matrix it is worked out on the way forward. For one
+    that is trained the logits are computed once more on the way back. They are in the weight's own precision, under
+    autocast as well: what is learned from is the *difference* of two log-probabilities, which errors of bf16 logits
+    can exceed.
 
     Args:
         states: (N, C) floats.
@@ -148,21 +150,40 @@ class _LinearLogProbabilities(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         found = torch.empty(len(labels), dtype=_wide(states), device=states.device)
         surprise = torch.zeros_like(found)
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        slopes = torch.empty_like(states) if needs_states and not (needs_weight or needs_bias) else None
         for part in _parts(len(labels)):
-            logits = F.linear(states[part], weight, bias).to(found.dtype).div_(temperature)
-            whole = logits.logsumexp(1)
-            found[part] = logits.gather(1, labels[part, None])[:, 0] - whole
-            if entropy:
-                logits.sub_(whole[:, None])
-                surprise[part] = -(logits * logits.exp()).sum(1)
-        ctx.save_for_backward(states, weight, bias, labels)
-        ctx.temperature = temperature
+            logits = F.linear(states[part], weight, bias).to(found.dtype)
+            if temperature != 1:
+                logits.div_(temperature)
+            right = logits.gather(1, labels[part, None])
+            most = logits.amax(dim=1, keepdim=True)
+            spread = logits.sub_(most)
+            if slopes is None and not entropy:
+                found[part] = (right - most - spread.exp_().sum(1, keepdim=True).log_())[:, 0]
+                continue
+            odds = spread.exp()
+            sums = odds.sum(dim=1, keepdim=True)
+            found[part] = (right - most - sums.log())[:, 0]
+            if entropy:  # of softmax(z): log sum exp(z) less the mean of z
+                surprise[part] = sums.log()[:, 0] - spread.mul_(odds).sum(1) / sums[:, 0]
+            if slopes is not None:
+                odds.div_(sums.neg_()).scatter_add_(1, labels[part, None], torch.ones_like(sums))
+                torch.mm(odds.to(states.dtype), weight, out=slopes[part])
+        if slopes is not None:
+            ctx.save_for_backward(slopes.div_(temperature))
+        else:
+            ctx.save_for_backward(states, weight, bias, labels)
+        ctx.temperature, ctx.whole = temperature, slopes is not None
         ctx.mark_non_differentiable(surprise)
         return found, surprise
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.whole:
+            (slopes,) = ctx.saved_tensors
+            return slopes * grad[:, None].to(slopes.dtype), None, None, None, None, None
         states, weight, bias, labels = ctx.saved_tensors
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         d_states = torch.empty_like(states) if needs_states else None

@@ -82,10 +82,11 @@ static void linear(const Thread *t, const Matrix *w, Input in, int64_t ldx, floa
     } else {
         if (dots)
 #pragma omp for schedule(static) nowait
-            for (int64_t o = 0; o < N; o += 4) {
-                dot_four(w->data, in.x, ldx, y, N, dots, K, o, N);
+            for (int64_t o = 0; o < N; o += DOT_BLOCK) {
+                int64_t count = MIN(DOT_BLOCK, N - o);
+                dot_outputs(w->data, in.x, ldx, y, N, dots, K, o, o + count, N);
                 if (w->bias)
-                    for (int64_t r = 0; r < dots; r++) add_row(MIN(4, N - o), w->bias + o, y + r * N + o);
+                    for (int64_t r = 0; r < dots; r++) add_row(count, w->bias + o, y + r * N + o);
             }
         if (tokens > dots) {
             pack(w->data, 1, K, N, K, t->packed); /* ends with a barrier of its own */

@@ -79,24 +79,65 @@ static void rotate(float *x, const float *cos, const float *sin, int size) {
     }
 }
 
-/* Outputs o to o + 3 of every row: four rows of W at a time, each read once for all rows of x. */
-static void dot_four(const float *weight, const float *x, int64_t ldx, float *y, int64_t ldy, int64_t rows, int64_t in,
-                     int64_t o, int64_t outputs) {
-    const float *w[4];
-    for (int i = 0; i < 4; i++) w[i] = weight + MIN(o + i, outputs - 1) * in;
-    for (int64_t r = 0; r < rows; r++) {
-        const float *xr = x + r * ldx;
-        vec s[4] = {{0}, {0}, {0}, {0}};
-        int64_t k = 0;
-        for (; k + LANES <= in; k += LANES) {
-            vec part = *(const loose_vec *)(xr + k);
-            for (int i = 0; i < 4; i++) s[i] += *(const loose_vec *)(w[i] + k) * part;
+#define DOTS 4                     /* rows of a weight at a time */
+#define DOT_ROWS (LANES / DOTS)    /* tokens at a time, so that the sums of a tile are LANES vectors */
+#define DOT_BLOCK (4 * DOTS)       /* outputs for which some tokens stay in the nearest cache */
+
+/* Outputs o to o + DOTS - 1 of some rows of x. Each sum takes its terms in the same order, however many rows there are. */
+INLINE void dot_tile(const int rows, const float *const *w, const float *x, int64_t ldx, float *y, int64_t ldy,
+                     int64_t in, int64_t outputs) {
+    vec s[DOT_ROWS * DOTS];
+    for (int i = 0; i < rows * DOTS; i++) s[i] = (vec){0};
+    int64_t k = 0;
+    for (; k + LANES <= in; k += LANES) {
+        vec part[DOTS];
+        for (int i = 0; i < DOTS; i++) part[i] = *(const loose_vec *)(w[i] + k);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            vec xr = *(const loose_vec *)(x + r * ldx + k);
+            for (int i = 0; i < DOTS; i++) s[r * DOTS + i] += part[i] * xr;
         }
-        for (int i = 0; i < 4 && o + i < outputs; i++) {
-            float total = sum_lanes(s[i]);
-            for (int64_t j = k; j < in; j++) total += w[i][j] * xr[j];
-            y[r * ldy + o + i] = total;
+    }
+    float totals[DOT_ROWS * DOTS];
+    if (rows == DOT_ROWS)
+        *(loose_vec *)totals = sum_each(s);
+    else
+        for (int i = 0; i < rows * DOTS; i++) totals[i] = sum_lanes(s[i]);
+    for (int r = 0; r < rows; r++)
+        for (int64_t i = 0; i < outputs; i++) {
+            float total = totals[r * DOTS + i];
+            for (int64_t j = k; j < in; j++) total += w[i][j] * x[r * ldx + j];
+            y[r * ldy + i] = total;
         }
+}
+
+/* Apart, so that nothing else lies in the registers. */
+static __attribute__((noinline)) void whole_tile(const float *const *w, const float *x, int64_t ldx, float *y,
+                                                 int64_t ldy, int64_t in, int64_t outputs) {
+    dot_tile(DOT_ROWS, w, x, ldx, y, ldy, in, outputs);
+}
+
+/* Outputs o to `last` of every row, as dot products: each weight is read from memory once for all rows of x. Meanwhile
+ * the weights of as many outputs more are fetched (there are `outputs` in all). */
+static void dot_outputs(const float *weight, const float *x, int64_t ldx, float *y, int64_t ldy, int64_t rows,
+                        int64_t in, int64_t o, int64_t last, int64_t outputs) {
+    const float *next = weight + last * in;
+    int64_t ahead = rows < DOT_ROWS ? 0 : MIN(last - o, outputs - last) * in;
+    int64_t groups = CEIL_DIV(last - o, DOTS), done = 0, fetched = 0;
+    for (int64_t r = 0; r < rows;) {
+        int whole = rows - r >= DOT_ROWS;
+        for (int64_t p = o; p < last; p += DOTS) {
+            const float *w[DOTS];
+            for (int i = 0; i < DOTS; i++) w[i] = weight + MIN(p + i, last - 1) * in;
+            if (whole)
+                whole_tile(w, x + r * ldx, ldx, y + r * ldy + p, ldy, in, MIN(DOTS, last - p));
+            else
+                dot_tile(1, w, x + r * ldx, ldx, y + r * ldy + p, ldy, in, MIN(DOTS, last - p));
+            done += whole ? DOT_ROWS : 1;
+            for (int64_t until = ahead * done / (rows * groups); fetched < until; fetched += 16)
+                __builtin_prefetch(next + fetched, 0, 2);
+        }
+        r += whole ? DOT_ROWS : 1;
     }
 }
 

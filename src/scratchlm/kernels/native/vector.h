@@ -49,6 +49,37 @@ INLINE float sum_lanes(vec v) {
     return lane[0];
 }
 
+#ifndef __clang__
+/* `count` vectors of groups of 2 * half lanes -> count / 2 of groups of half: the halves of each group added up. */
+INLINE void halve_groups(vec *v, const int count, const int half) {
+    ivec low;
+#pragma GCC unroll 16
+    for (int j = 0; j < LANES; j++) low[j] = j / half * 2 * half + j % half;
+#pragma GCC unroll 8
+    for (int j = 0; j < count / 2; j++)
+        v[j] = __builtin_shuffle(v[2 * j], v[2 * j + 1], low) + __builtin_shuffle(v[2 * j], v[2 * j + 1], low + half);
+}
+#endif
+
+/* LANES vectors, each added up: lane j is sum_lanes(v[j]), to the bit. Overwrites v. */
+INLINE vec sum_each(vec *v) {
+#ifdef __clang__
+    vec all;
+    for (int j = 0; j < LANES; j++) all[j] = sum_lanes(v[j]);
+    return all;
+#else
+#if LANES == 16
+    halve_groups(v, 16, 8);
+#endif
+#if LANES >= 8
+    halve_groups(v, 8, 4);
+#endif
+    halve_groups(v, 4, 2);
+    halve_groups(v, 2, 1);
+    return v[0];
+#endif
+}
+
 INLINE float max_lanes(vec v) {
     float lane[LANES];
     memcpy(lane, &v, sizeof v);
