@@ -11,7 +11,7 @@ from scratchlm.adapters.attach import (
     unload,
     use_adapter,
 )
-from scratchlm.adapters.frozen import FrozenLinear, dense_weight, freeze, quantise_base
+from scratchlm.adapters.frozen import FrozenLinear, dense_weight, freeze, give_memory_back, quantise_base
 from scratchlm.adapters.lora import LoraSettings
 from scratchlm.adapters.peft_format import load_adapter, save_adapter
 
@@ -24,6 +24,7 @@ __all__ = [
     "dense_weight",
     "drop_adapter",
     "freeze",
+    "give_memory_back",
     "load_adapter",
     "merge",
     "merged_weight",

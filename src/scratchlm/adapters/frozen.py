@@ -47,7 +47,7 @@ class FrozenLinear(nn.Module):
         return PackedNF4(buffers["data"], buffers["scales"], statistics[:-1], statistics[-1], shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return adapted_linear(x, lambda: dense_weight(self), self.bias)
+        return adapted_linear(x, lambda: dense_weight(self, scratch=True), self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.kind}"
@@ -72,12 +72,12 @@ def quantise_base(model: nn.Module, kind: Kind, keep: Sequence[str] = ("head",))
     for path, module in chosen:
         place(model, path, FrozenLinear(module, kind))
     del found, chosen[:]
-    _give_back()
+    give_memory_back()
     return count
 
 
-def _give_back() -> None:
-    """Freed matrices go back to the system: glibc would keep them, and the training's peak would hold both."""
+def give_memory_back() -> None:
+    """What has been freed goes back to the system: glibc would keep it, and the peak of what follows would hold both."""
     with suppress(OSError, AttributeError):  # another C library, which has no such call
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -100,8 +100,10 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | FrozenLinear) or _packed(module) is not None
 
 
-def dense_weight(module: nn.Module) -> Tensor:
+def dense_weight(module: nn.Module, *, scratch: bool = False) -> Tensor:
     """The weight (N, K) of a linear layer; float32 and newly made where it is kept in few bits.
+
+    With ``scratch`` it may lie in memory that the next such call overwrites: for a product that follows at once.
 
     Raises:
         ValueError: the module is no linear layer.
@@ -111,7 +113,7 @@ def dense_weight(module: nn.Module) -> Tensor:
     packed = _packed(module)
     if packed is None:
         raise ValueError(f"{type(module).__name__} is no linear layer")
-    return unpack_nf4(packed) if isinstance(packed, PackedNF4) else unpack(packed)
+    return unpack_nf4(packed, scratch=scratch) if isinstance(packed, PackedNF4) else unpack(packed)
 
 
 def _packed(module: nn.Module) -> PackedNF4 | PackedMatrix | None:

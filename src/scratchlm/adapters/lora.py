@@ -192,7 +192,7 @@ class LoraLinear(Wrapper):
         a = first.a if len(used) == 1 else torch.cat([weights.a for weights, _ in used])
         y = adapted_linear(
             x,
-            lambda: dense_weight(self.base),
+            lambda: dense_weight(self.base, scratch=True),
             None if first.dora else bias,
             dropped=dropout_add(x, None, rate) if rate else None,
             a=a.to(x.dtype),

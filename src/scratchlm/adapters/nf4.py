@@ -6,6 +6,7 @@ checkpoints they made known. In all about 4.13 bits a weight.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,16 +64,39 @@ def pack_nf4(weight: Tensor) -> PackedNF4:
     return PackedNF4(codes[::2] << 4 | codes[1::2], scales, group_scales, offset, (weight.shape[0], weight.shape[1]))
 
 
-def unpack_nf4(packed: PackedNF4) -> Tensor:
-    """The float32 matrix that ``packed`` stands for."""
+def unpack_nf4(packed: PackedNF4, *, scratch: bool = False) -> Tensor:
+    """The float32 matrix that ``packed`` stands for.
+
+    Args:
+        scratch: it lies in memory that this thread's next such call overwrites. For products that follow at once: a
+            training brings matrices back hundreds of times a step, and new memory for each tears the heap to pieces.
+    """
     device, numbers = packed.codes.device, packed.shape[0] * packed.shape[1]
     groups = packed.group_scales.repeat_interleave(GROUP)[: len(packed.scales)]
     scales = dynamic_levels(device)[packed.scales.int()] * groups + packed.offset
-    weights = _pairs(device).index_select(0, packed.codes.int()).view(torch.float32)
+    if scratch and device.type == "cpu":
+        codes = _room("codes", torch.int32, len(packed.codes)).copy_(packed.codes)
+        pairs = torch.index_select(_pairs(device), 0, codes, out=_room("pairs", torch.int64, len(codes)))
+    else:
+        pairs = _pairs(device).index_select(0, packed.codes.int())
+    weights = pairs.view(torch.float32)
     if len(weights) < len(scales) * BLOCK:
         weights = F.pad(weights, (0, len(scales) * BLOCK - len(weights)))
     weights = weights.view(-1, BLOCK).mul_(scales[:, None])
     return weights.flatten()[:numbers].view(packed.shape)
+
+
+_ROOMS = threading.local()
+
+
+def _room(name: str, dtype: torch.dtype, count: int) -> Tensor:
+    """(count,) of this thread's memory of a name, which grows where it has to."""
+    room: Tensor | None = getattr(_ROOMS, name, None)
+    if room is None or len(room) < count:
+        with torch.inference_mode(False):  # else it could be written to in that mode alone
+            room = torch.empty(count, dtype=dtype)
+        setattr(_ROOMS, name, room)
+    return room[:count]
 
 
 @lru_cache(maxsize=8)

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 
+from scratchlm.adapters import give_memory_back
 from scratchlm.checkpoints.files import disk_errors, write_text
 from scratchlm.checkpoints.headers import read_json
 from scratchlm.data import Examples
@@ -38,6 +39,7 @@ class Measured:
         report: Report = read_json(path) if path.exists() else {}
         if fit is None and "before" not in report:
             report = {**_heading(tuning), "before": self.figures(tuning, "before")}
+            give_memory_back()
         elif fit is not None:
             report |= _effort(tuning, fit)  # before the figures, whose memory is not the training's
             report["after"] = self.figures(tuning, "after")
