@@ -1,12 +1,14 @@
-"""Alignment of SmolLM2-135M by LoRA, beside ``trl``: DPO in pairs a second, GRPO in completions a second.
+"""Alignment of SmolLM2-135M by LoRA, beside ``trl``: DPO in pairs a second, GRPO and PPO in completions a second.
 
-    python benchmarks/alignment_speed.py dpo|grpo|grpo-long [--json] [--steps N]
+    python benchmarks/alignment_speed.py dpo|grpo|grpo-long|ppo [--json] [--steps N]
 
 Same rows, same adapters (r = 16, every matrix but the head), same learning rate, float32, in processes of their own,
 one after the other. ``dpo``: steps of 4 pairs, made of rated film snippets; our time includes the reference's
 log-probabilities, which the peer works out in every step. ``grpo``: steps of one prompt with 8 completions of 32
 tokens (``grpo-long``: 128); both sample at temperature 1, take one update a rollout and leave the KL term out, and the
-reward is a function of the text. Only training steps are timed, not loading.
+reward is a function of the text. ``ppo``: steps of 8 prompts with a completion of 32 tokens each, two updates a
+rollout, the distance from the reference and a value head; ``trl`` has no PPO any more, so that the peer is the usual
+loop, written out below on transformers and peft. Only training steps are timed, not loading.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from scratchlm.checkpoints.datasets import data_file
 from scratchlm.data import read_records
 from scratchlm.data.rated_pairs import Pairing
 from scratchlm.errors import UserError
+from scratchlm.evaluation.plots import read_metrics
 from scratchlm.evaluation.tuned import peak_memory
 from scratchlm.exporting import export_model
 from scratchlm.training import Question, Reporter, TuneResult, finetune
 
 MODEL, DATA = "smollm2-135m-instruct", "movie-snippets"
 PAIRS, COMPLETIONS, RATE, BETA = 4, 8, 1e-4, 0.1
-TOKENS = {"grpo": 32, "grpo-long": 128}
+TOKENS = {"grpo": 32, "grpo-long": 128, "ppo": 32}
+UPDATES, CLIP, KL, VALUE = 2, 0.2, 0.05, 0.1
+"""Of PPO."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BEGINNING = 4
 """Words of a snippet that are a prompt for completions."""
@@ -57,14 +62,15 @@ def write_rows(kind: str, folder: Path, steps: int) -> None:
         rows = rows[:: len(rows) // (steps * PAIRS)][: steps * PAIRS]
     else:
         texts = [row.text.split() for row in read_records(source, task="lm").rows]
-        rows = [{"prompt": " ".join(words[:BEGINNING])} for words in texts if len(words) > 2 * BEGINNING][:steps]
+        count = steps * (COMPLETIONS if kind == "ppo" else 1)
+        rows = [{"prompt": " ".join(words[:BEGINNING])} for words in texts if len(words) > 2 * BEGINNING][:count]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def peer(kind: str, folder: Path) -> dict[str, Any]:
     """The same with ``trl``."""
     from datasets import Dataset
-    from peft import LoraConfig
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
@@ -72,6 +78,8 @@ def peer(kind: str, folder: Path) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    if kind == "ppo":
+        return plain_ppo(get_peft_model(model, lora), tokenizer, [row["prompt"] for row in rows])
     common: dict[str, Any] = {
         "output_dir": str(folder / "peer"),
         "num_train_epochs": 1,
@@ -131,10 +139,67 @@ def peer(kind: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def plain_ppo(model: Any, tokenizer: Any, prompts: list[str]) -> dict[str, Any]:
+    """PPO as it is usually written: padded batches, ``generate``, passes of policy, reference and updates."""
+    tokenizer.padding_side = "left"
+    value = torch.nn.Linear(model.config.hidden_size, 1)
+    trained = [*(p for p in model.parameters() if p.requires_grad), *value.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=RATE)
+    torch.manual_seed(SEED)
+    lengths, began = [], time.perf_counter()
+    for first in range(0, len(prompts), COMPLETIONS):
+        given = tokenizer(prompts[first : first + COMPLETIONS], return_tensors="pt", padding=True)
+        width = given["input_ids"].shape[1]
+        model.eval()
+        with torch.no_grad():
+            ids = model.generate(
+                **given, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=TOKENS["ppo"], pad_token_id=0
+            )
+        said = ids[:, width:]
+        ended = (said == tokenizer.eos_token_id).cumsum(1)
+        mask = (ended - (said == tokenizer.eos_token_id).long()) == 0
+        seen = torch.cat([given["attention_mask"], mask.long()], 1)
+        lengths.append(float(mask.sum(1).float().mean()))
+        texts = tokenizer.batch_decode(said * mask, skip_special_tokens=True)
+
+        def look(ids: Any = ids, seen: Any = seen, width: int = width, said: Any = said) -> tuple[Any, Any]:
+            found = model(ids, attention_mask=seen, output_hidden_states=True)
+            log_p = found.logits[:, width - 1 : -1].log_softmax(-1).gather(-1, said[..., None])[..., 0]
+            return log_p, value(found.hidden_states[-1][:, width - 1 : -1])[..., 0]
+
+        with torch.no_grad():
+            old, values = look()
+            with model.disable_adapter():
+                reference, _ = look()
+            rewards = -KL * (old - reference) * mask
+            last = mask.sum(1) - 1
+            rewards[torch.arange(len(said)), last] += torch.tensor(vowels([], texts))
+            advantages, later, following = torch.zeros_like(old), torch.zeros(len(said)), torch.zeros(len(said))
+            for t in range(said.shape[1] - 1, -1, -1):
+                later = (rewards[:, t] + following - values[:, t] + 0.95 * later) * mask[:, t]
+                advantages[:, t], following = later, values[:, t] * mask[:, t]
+            returns = advantages + values
+            chosen = advantages[mask]
+            advantages = (advantages - chosen.mean()) / (chosen.std() + 1e-8)
+        for _ in range(UPDATES):
+            log_p, now = look()
+            ratio = (log_p - old).exp()
+            policy = -torch.min(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
+            kept = values + (now - values).clamp(-CLIP, CLIP)
+            wrong = 0.5 * torch.max((now - returns) ** 2, (kept - returns) ** 2)
+            loss = ((policy + VALUE * wrong) * mask).sum() / mask.sum()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "memory": peak_memory(torch.device("cpu")), "length": sum(lengths) / len(lengths)}
+
+
 def ours(kind: str, folder: Path, steps: int) -> tuple[TuneResult, float]:
     """One call, and the seconds of training, those of the reference's log-probabilities with it."""
     settings: dict[str, Any] = {
-        "steps": steps,
+        "steps": steps * (UPDATES if kind == "ppo" else 1),
         "batch_size": PAIRS if kind == "dpo" else COMPLETIONS,
         "learning_rate": RATE,
         "validation_fraction": 0.0,
@@ -145,8 +210,13 @@ def ours(kind: str, folder: Path, steps: int) -> tuple[TuneResult, float]:
         "eval_prompts": 0,
         "max_length": 128,
     }
-    settings |= {"beta": BETA} if kind == "dpo" else {"completions": COMPLETIONS, "new_tokens": TOKENS[kind]}
-    name = "dpo" if kind == "dpo" else "grpo"
+    if kind == "dpo":
+        settings["beta"] = BETA
+    elif kind == "ppo":
+        settings |= {"new_tokens": TOKENS[kind], "updates": UPDATES, "kl_coefficient": KL}
+    else:
+        settings |= {"completions": COMPLETIONS, "new_tokens": TOKENS[kind]}
+    name = kind.partition("-")[0]
     rewards = () if kind == "dpo" else (f"{Path(__file__).resolve()}:vowels",)
     goal = check_goal(name)(Reporter(quiet=True), settings, rewards)
     question = Question(MODEL, str(folder / "train.jsonl"), goal.rows, "lora")
@@ -198,7 +268,9 @@ def main() -> None:
             return
         if given.role == "ours":
             result, seconds = ours(given.kind, given.folder, given.steps)
-            length = result.tuning.task.metrics().get("length")
+            logged = read_metrics(result.tuning.run.path / "metrics.jsonl")
+            lengths = [one["length"] for one in logged if "length" in one]
+            length = sum(lengths) / len(lengths) if lengths else None
             print(json.dumps({"seconds": seconds, "memory": peak_memory(torch.device("cpu")), "length": length}))
             return
         found = measure(given.kind, given.steps)

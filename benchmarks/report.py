@@ -33,6 +33,7 @@ PEERS = {
     "dpo": "trl",
     "grpo": "trl",
     "grpo-long": "trl",
+    "ppo": "a plain loop on transformers and PEFT",
     "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }

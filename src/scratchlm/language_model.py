@@ -14,7 +14,7 @@ from scratchlm.adapters.run import TUNING
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.catalogue import Located
 from scratchlm.checkpoints.datasets import data_file, data_sets
-from scratchlm.data import Records, encode_records, open_stream, prepare_stream, read_records, resolve_source
+from scratchlm.data import ALIGNED, Records, encode_records, open_stream, prepare_stream, read_records, resolve_source
 from scratchlm.data.corpora import corpus_text
 from scratchlm.errors import UserError
 from scratchlm.evaluation.classification import evaluate_labels
@@ -213,8 +213,7 @@ class LanguageModel:
         return list(self.predictor(max_length).stream(texts))
 
     def predictor(self, max_length: int | None = None) -> Predictor:
-        """What tells the labels, or the rewards, of any number of texts. Words are parted as those were that the model
-        was tuned on.
+        """What tells the labels, or the rewards, of texts; words are parted as those that the model was tuned on.
 
         Raises:
             UserError: a model without classes, tags and rewards.
@@ -229,9 +228,7 @@ class LanguageModel:
         return {"token": self.tokenizer.decode([token.id]), "logprob": token.log_probability, "top": top}
 
     def fill(self, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
-        """For each ``[MASK]`` in ``text`` the likeliest words and their probabilities, best first.
-
-        A gap is written ``[MASK]`` whatever the model's own token for it is.
+        """For each ``[MASK]`` in ``text``, whatever the model's own token for it is, the likeliest words, best first.
 
         Raises:
             UserError: no ``[MASK]``, unknown words, or a model that does not fill gaps.
@@ -294,7 +291,8 @@ class LanguageModel:
     def _evaluate_rows(self, records: Records) -> dict[str, Any]:
         if self.config.architecture != "decoder":
             raise UserError(f"{self.name} is no decoder, and {records.name} has rows; give a plain text")
-        most = min(self.config.context, _MOST_TOKENS)
+        own = self.run.settings() if self.run is not None else {}  # rows are cut as when the model was tuned
+        most = min(self.config.context, int(own.get("max_length") or _MOST_TOKENS))
         examples = encode_records(records, self.tokenizer, max_length=most)
         with evaluating(self.model):
             figures = evaluate_examples(self.model, self.tokenizer, records, examples, prompts=0)
@@ -352,9 +350,12 @@ class LanguageModel:
             return None
         from scratchlm.training.question import held_out_rows
 
-        found = held_out_rows(self.run)
-        if found is None:
+        if (found := held_out_rows(self.run)) is None:
             raise UserError(f"{self.name} was tuned with nothing held out; say with --data what to measure it on")
+        if found.task in ALIGNED:
+            raise UserError(
+                f"{self.name} was aligned: see its report.json; to measure it on a text, name one with --data"
+            )
         return found
 
     def _own_run(self) -> RunFolder:

@@ -77,7 +77,7 @@ def quantise_base(model: nn.Module, kind: Kind, keep: Sequence[str] = ("head",))
 
 
 def give_memory_back() -> None:
-    """What has been freed goes back to the system: glibc would keep it, and the peak of what follows would hold both."""
+    """What has been freed goes back to the system: glibc would keep it, and what follows would come on top."""
     with suppress(OSError, AttributeError):  # another C library, which has no such call
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -105,8 +105,13 @@ def judge_examples(
     Several processes share the work. The model is in evaluation mode meanwhile.
     """
     sums, counts = torch.zeros(table.examples), torch.zeros(table.examples)
-    wide = [replace(plan, rows=max(plan.rows, len(plan.examples)), tokens=max(plan.tokens, PASS_TOKENS)) for plan in plans]
-    batches = [batch for plan in wide for batch in plan.in_order()]
+    batches = [
+        batch
+        for plan in plans
+        for batch in replace(
+            plan, rows=max(plan.rows, len(plan.examples)), tokens=max(plan.tokens, PASS_TOKENS)
+        ).in_order()
+    ]
     began = said = time.perf_counter()
     with evaluating(model), torch.no_grad():
         for done, batch in enumerate(batches[place.rank :: place.size]):

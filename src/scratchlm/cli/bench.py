@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "dpo": ("alignment_speed.py", "dpo"),
     "grpo": ("alignment_speed.py", "grpo"),
     "grpo-long": ("alignment_speed.py", "grpo-long"),
+    "ppo": ("alignment_speed.py", "ppo"),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 

@@ -9,6 +9,7 @@ from scratchlm.data.masking import mask_tokens
 from scratchlm.data.packing import Plan
 from scratchlm.data.pairs import PairTable, encode_pairs
 from scratchlm.data.rated_pairs import Pairing, pairs_from_ratings
+from scratchlm.data.record_rows import ALIGNED
 from scratchlm.data.records import Records, Splits, join_validation, read_records, split_records
 from scratchlm.data.split import iter_texts
 from scratchlm.data.stream import TokenStream, open_stream, prepare_stream
@@ -16,6 +17,7 @@ from scratchlm.data.vocabulary import learn_tokenizer
 from scratchlm.data.windows import every_block, every_window, sample_blocks, sample_windows
 
 __all__ = [
+    "ALIGNED",
     "IGNORE",
     "Batch",
     "Document",

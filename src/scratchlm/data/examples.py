@@ -16,14 +16,13 @@ from scratchlm.data.encoding import Part as Part
 from scratchlm.data.encoding import encode_texts as encode_texts
 from scratchlm.data.encoding import encode_words as encode_words
 from scratchlm.data.preference_encoding import encode_completions, encode_groups, last_turn
-from scratchlm.data.record_rows import BadRow, Record, Task
+from scratchlm.data.record_rows import ALIGNED, BadRow, Record, Task
 from scratchlm.data.records import Records, Skipped
 from scratchlm.errors import UserError
 from scratchlm.tokenizers import Chat, Tokenizer, render_chat
 
 LossOn = Literal["auto", "completion", "assistant", "all"]
 _DEFAULTS: dict[str, LossOn] = {"lm": "all", "prompt": "completion", "chat": "assistant"}
-_ALIGNED = ("preference", "kto", "rollout")
 GROUPED: tuple[Task, ...] = ("embed", "preference")
 """Tasks whose records are several examples each, which are learned from together."""
 ADJACENT: tuple[Task, ...] = ("preference",)
@@ -163,7 +162,7 @@ def encode_records(
 
     if loss_on not in get_args(LossOn):
         raise UserError(f"there is no loss on {loss_on!r}; choose one of: {', '.join(get_args(LossOn))}")
-    fitting = ("auto",) if task in _ALIGNED else ("auto", "all", _DEFAULTS.get(task, "auto"))
+    fitting = ("auto",) if task in ALIGNED else ("auto", "all", _DEFAULTS.get(task, "auto"))
     if loss_on not in fitting:
         raise UserError(f"the task {task} has no {loss_on} to learn from; leave loss_on out")
     if not causal and (task in _DEFAULTS or task in ("kto", "rollout")):

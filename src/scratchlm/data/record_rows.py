@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Task = Literal["lm", "prompt", "chat", "classify", "tag", "embed", "preference", "kto", "rollout"]
+ALIGNED: tuple[Task, ...] = ("preference", "kto", "rollout")
+"""Tasks of an alignment, whose rows say what is better, or only what is asked."""
 Values = Mapping[str, Any]
 _ROLES = {
     "system": "system", "developer": "developer", "tool": "tool", "function": "tool", "observation": "tool",

@@ -14,12 +14,11 @@ from typing import Literal, get_args
 from scratchlm.data.preference_rows import PREFERENCE_SHAPES
 from scratchlm.data.rated_pairs import Pairing
 from scratchlm.data.record_files import Row, read_rows
-from scratchlm.data.record_rows import SHAPES, BadRow, Record, Shape, Task
+from scratchlm.data.record_rows import ALIGNED, SHAPES, BadRow, Record, Shape, Task
 from scratchlm.errors import UserError
 
 Bad = Literal["stop", "skip"]
 _FIRST_ROWS, _FIRST_REASONS, _MOST_LABELS = 100, 5, 1000
-_ALIGNED = {task for shape in PREFERENCE_SHAPES for task in shape.tasks}
 
 
 @dataclass
@@ -278,7 +277,7 @@ def _check_options(task: str | None, columns: Mapping[str, str], bad: str) -> No
         raise UserError(f"there is no task {task!r}; choose one of: {', '.join(get_args(Task))}")
     if bad not in get_args(Bad):
         raise UserError(f"bad rows can be: {', '.join(get_args(Bad))}; not {bad!r}")
-    shapes = SHAPES if task not in _ALIGNED else PREFERENCE_SHAPES
+    shapes = SHAPES if task not in ALIGNED else PREFERENCE_SHAPES
     roles = sorted({role for shape in shapes for role in (*shape.needs, *shape.may)})
     for role in columns:
         if role not in roles:

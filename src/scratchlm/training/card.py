@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scratchlm import __version__
 from scratchlm.checkpoints import RunFolder
-from scratchlm.models.config import LABELLED
+from scratchlm.models.config import TAUGHT
 from scratchlm.training.loop import FitResult
 from scratchlm.training.progress import clock
 
@@ -79,7 +79,7 @@ def tuned_card(tuning: Tuning, result: FitResult) -> str:
         ("optimizer", f"{train.optimizer}, peak learning rate {train.learning_rate:g}, {train.schedule} schedule"),
         *_course(result),
     ]
-    use = "predict {run} --text TEXT" if model.head in LABELLED else "generate {run} --prompt TEXT"
+    use = "predict {run} --text TEXT" if model.head in TAUGHT else "generate {run} --prompt TEXT"
     use = "embed {run} --text TEXT" if model.head == "none" else use
     files = "`adapter_model.safetensors` is a PEFT adapter" if adapter else "The weights are in `model.safetensors`"
     front = f"library_name: {'peft' if adapter else 'scratchlm'}\nbase_model: {question.model}"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from scratchlm.checkpoints import PoolingSettings, read_pooling
-from scratchlm.data import Records, Splits
+from scratchlm.data import ALIGNED, Records, Splits
 from scratchlm.errors import UserError
 from scratchlm.models import PRESETS, Head, Model, ModelConfig, build_model, model_preset, with_head
-from scratchlm.models.config import LABELLED
+from scratchlm.models.config import TAUGHT
 from scratchlm.opening import open_model
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
 from scratchlm.training.config import TrainConfig
@@ -89,8 +89,8 @@ def start_from(
     if records.task == "embed":
         pooling = PoolingSettings() if folder is None else read_pooling(folder)
     if head is None or (opened.config.head == head and opened.config.labels == records.labels):
-        if head is None and opened.config.head in (*LABELLED, "none"):
-            aligned = records.task in ("preference", "kto", "rollout")
+        if head is None and opened.config.head in (*TAUGHT, "none"):
+            aligned = records.task in ALIGNED
             cure = "align a decoder" if aligned else f"tune its base on the task {records.task}"
             raise UserError(f"{name} gives no words; {cure}")
         return Start(opened.config, opened.tokenizer, lambda: opened.model, (), folder, pooling)
