@@ -33,11 +33,14 @@ from scratchlm.errors import UserError
 from scratchlm.evaluation.tuned import read_report
 from scratchlm.opening import open_model
 
-ENCODER, HELD_OUT, BEGINNING, NEW_TOKENS = "all-minilm-l6-v2", 400, 3, 32
+ENCODER, BEGINNING, NEW_TOKENS = "all-minilm-l6-v2", 3, 32
+HELD_OUT, SENTENCES, PROMPTS, ENDS = 400, 70_000, 3_000, 9_000
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ppo": {"learning_rate": 2e-4, "kl_coefficient": 0.1, "updates": 2, "minibatches": 2, "steps": 400},
-    "grpo": {"learning_rate": 5e-4, "beta": 0.1, "steps": 150},
+    "ppo": {"learning_rate": 3e-4, "kl_coefficient": 0.2, "updates": 2, "minibatches": 2, "steps": 320},
+    "grpo": {"learning_rate": 4e-4, "beta": 0.1, "steps": 130},
 }
+"""Of each goal. The price of leaving the decoder is what keeps the texts varied: at half of it PPO's distinct-2 falls
+below 0.6 of the start, at twice as much the judge is pleased with 0.81."""
 
 
 def write_rows(folder: Path) -> None:
@@ -46,23 +49,28 @@ def write_rows(folder: Path) -> None:
     if source is None:
         raise UserError("the reviews are not on this machine; fetch them with: scratchlm models pull imdb")
     rows = read_records(source, task="classify").rows
-    reviews = [(_sentences(row.text), str(row.labels[0])) for row in rows]
+    reviews = [(_sentences(row.text), row.labels[0]) for row in rows]
+    generator = random.Random(0)
     sentences = [one for whole, _ in reviews[::2] for one in whole if _plain(one)]
-    random.Random(0).shuffle(sentences)
-    prompts = [{"prompt": " ".join(one.split()[:BEGINNING])} for one in [*sentences[:HELD_OUT], *sentences[-3000:]]]
+    generator.shuffle(sentences)
+    held_out, rest = sentences[:HELD_OUT], sentences[HELD_OUT:]
     ends = [{"text": _end(whole), "label": label} for whole, label in reviews[1::2]]
-    random.Random(0).shuffle(ends)
+    generator.shuffle(ends)
     files: dict[str, list[dict[str, str]]] = {
-        "sentences-held-out": [{"text": one} for one in sentences[:HELD_OUT]],
-        "sentences": [{"text": one} for one in sentences[HELD_OUT:-3000]],
-        "prompts-held-out": prompts[:HELD_OUT],
-        "prompts": prompts[HELD_OUT:],
-        "ends": ends[:9000],
+        "sentences-held": [{"text": one} for one in held_out],
+        "sentences": [{"text": one} for one in rest[:SENTENCES]],
+        "prompts-held": [{"prompt": _beginning(one)} for one in held_out],
+        "prompts": [{"prompt": _beginning(one)} for one in rest[SENTENCES : SENTENCES + PROMPTS]],
+        "judge": ends[:ENDS],
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, some in files.items():
         text = "".join(json.dumps(row) + "\n" for row in some)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _beginning(sentence: str) -> str:
+    return " ".join(sentence.split()[:BEGINNING])
 
 
 def _sentences(text: str) -> list[str]:
@@ -72,9 +80,8 @@ def _sentences(text: str) -> list[str]:
 
 def _plain(one: str) -> bool:
     """Whether a sentence is of middling length, and whole."""
-    return bool(
-        8 <= len(one.split()) <= 28 and one[0].isupper() and one[-1] in ".!?" and not re.search(r'[^ -~]|["(]', one)
-    )
+    whole = 8 <= len(one.split()) <= 28 and one[0].isupper() and one[-1] in ".!?"
+    return whole and one.isascii() and '"' not in one and "(" not in one
 
 
 def _end(sentences: list[str]) -> str:
@@ -89,13 +96,13 @@ def _end(sentences: list[str]) -> str:
 
 def prepare(folder: Path) -> None:
     """What the policies start from and are judged by."""
-    if not (folder / "ends.jsonl").exists():
+    if not (folder / "judge.jsonl").exists():
         write_rows(folder)
     shape = {"depth": 4, "max_length": 64, "tokenizer_vocab_size": 4096, "optimizer": "muon", "learning_rate": 2e-3}
     if _missing(folder / "base"):
         scratchlm.finetune(
             *("modern", folder / "sentences.jsonl", folder / "base"),
-            **{"task": "lm", "method": "full", "validation": folder / "sentences-held-out.jsonl"},
+            **{"task": "lm", "method": "full", "validation": folder / "sentences-held.jsonl"},
             **{"batch_size": 64, "epochs": 1, "eval_every": 400, **shape},
         )
     if _missing(folder / "rm"):
@@ -106,7 +113,7 @@ def prepare(folder: Path) -> None:
         )
     if _missing(folder / "judge"):
         scratchlm.finetune(
-            *(ENCODER, folder / "ends.jsonl", folder / "judge"),
+            *(ENCODER, folder / "judge.jsonl", folder / "judge"),
             **{"task": "classify", "method": "full", "validation": 600, "epochs": 1, "learning_rate": 1e-4},
             **{"max_length": 72, "batch_size": 32, "eval_every": 100},
         )
@@ -123,7 +130,7 @@ def learn(goal: str, seed: int, folder: Path) -> Path:
     if _missing(run):
         scratchlm.align(
             *(goal, str(folder / "base"), folder / "prompts.jsonl", run),
-            **{"method": "full", "validation": folder / "prompts-held-out.jsonl", "rewards": [str(folder / "rm")]},
+            **{"method": "full", "validation": folder / "prompts-held.jsonl", "rewards": [str(folder / "rm")]},
             **{"batch_size": 128, "new_tokens": NEW_TOKENS, "max_length": 32, "eval_prompts": HELD_OUT, "seed": seed},
             **{"save_every": 100_000, **SETTINGS[goal]},
         )
@@ -133,7 +140,7 @@ def learn(goal: str, seed: int, folder: Path) -> Path:
 def judged(run: Path, folder: Path, judge: Any, reward: RewardModel) -> dict[str, float]:
     """What a run says to the held-out beginnings."""
     opened = open_model(run)
-    rows = read_records(folder / "prompts-held-out.jsonl", task="rollout").rows
+    rows = read_records(folder / "prompts-held.jsonl", task="rollout").rows
     prompts = [row.prompt for row in rows]
     found = sample_rollouts(
         *(opened.model.eval(), opened.tokenizer, [opened.tokenizer.encode(prompt) for prompt in prompts]),

@@ -129,6 +129,17 @@ def test_a_frozen_layer_multiplies_by_its_weight_and_gives_its_input_the_gradien
     torch.testing.assert_close(found, grad @ weight)
 
 
+def test_matrices_in_memory_that_is_used_again() -> None:
+    """The same values, in one place whatever the matrix, also when the place was first asked for without gradients."""
+    packed = [pack_nf4(torch.randn(40, 96)), pack_nf4(torch.randn(24, 64)), pack_nf4(torch.randn(3, 7))]
+    with torch.inference_mode():
+        first = unpack_nf4(packed[0], scratch=True).data_ptr()
+    for one in packed:
+        assert torch.equal(unpack_nf4(one, scratch=True), unpack_nf4(one))
+    assert unpack_nf4(packed[1], scratch=True).data_ptr() == first
+    assert unpack_nf4(packed[1]).data_ptr() != first
+
+
 def test_a_frozen_layer_keeps_no_activations_and_no_dense_weight() -> None:
     frozen = FrozenLinear(nn.Linear(96, 40), "nf4").requires_grad_(False)
     saved: list[Tensor] = []

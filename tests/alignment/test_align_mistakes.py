@@ -166,3 +166,18 @@ def test_a_reward_that_fails_later_leaves_what_was_learned(refused: Command, tmp
 
 def test_the_list_is_long() -> None:
     assert len(TABLE) > 80
+
+
+@pytest.mark.parametrize("goal", ["dpo", "grpo"])
+def test_an_aligned_run_cannot_be_measured_on_its_rows(
+    goal: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    more = ["--set", "plain_text=none"] if goal == "dpo" else ["--reward", "rewards.py:good", "--set", "new_tokens=3"]
+    more += ["--set", "batch_size=8", "--set", "eval_prompts=2"]
+    asked = ["align", goal, "llama", "--data", USUAL[goal], "--out", str(tmp_path / "held"), "--validation", "4"]
+    assert run([*asked, *SHORT, *more]) == 0
+    capfd.readouterr()
+    assert run(["eval", str(tmp_path / "held")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith("held was aligned: see its report.json; to measure it on a text, name one with --data")

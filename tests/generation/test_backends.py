@@ -170,6 +170,23 @@ def test_a_generated_tokens_logits_are_the_same_bits_whatever_its_neighbours() -
 
 
 @needs_native
+@pytest.mark.parametrize("ffn", [96, 70])
+@torch.inference_mode()
+def test_many_generated_tokens_are_each_the_same_bits_as_alone(ffn: int) -> None:
+    """They are worked on in tiles of several tokens, and what is left one by one; 70 columns are no whole vectors."""
+    model = build(ffn_width=ffn)
+    many = native(model, slots=11)
+    firsts = texts(*range(3, 14))
+    for slot, ids in enumerate(firsts):
+        many.logits([Segment(slot, ids, 0)])
+    told = many.logits([Segment(slot, [slot], len(ids), prompt=False) for slot, ids in enumerate(firsts)]).clone()
+    for slot, ids in enumerate(firsts):
+        alone = native(model)
+        alone.logits([Segment(0, ids, 0)])
+        assert torch.equal(alone.logits([Segment(0, [slot], len(ids), prompt=False)])[0], told[slot])
+
+
+@needs_native
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @torch.inference_mode()
 def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:

@@ -37,14 +37,20 @@ def test_values_and_gradients(count: int, bias: bool, temperature: float) -> Non
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_a_frozen_weight_gets_no_gradient() -> None:
-    states, weight, _, labels, slope = parts(5, False)
-    weight = weight.detach()
-    found, surprise = linear_log_probabilities(states, weight, None, labels)
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_frozen_weight_gets_no_gradient(bias: bool, entropy: bool) -> None:
+    """The states get the one that they get beside a weight that is trained."""
+    states, weight, shift, labels, slope = parts(AT_ONCE + 5, bias)
+    whole, _ = linear_log_probabilities(states, weight, shift, labels, 0.7, entropy)
+    (expected,) = torch.autograd.grad((whole * slope).sum(), states)
+    weight, shift = weight.detach(), None if shift is None else shift.detach()
+    found, surprise = linear_log_probabilities(states, weight, shift, labels, 0.7, entropy)
+    assert torch.equal(found, whole)
     (found * slope).sum().backward()  # type: ignore[no-untyped-call]
-    assert weight.grad is None
     assert states.grad is not None
-    assert not surprise.any()
+    torch.testing.assert_close(states.grad, expected, rtol=1e-4, atol=1e-6)
+    assert bool(surprise.any()) == entropy
 
 
 def test_gradients_agree_with_finite_differences() -> None:
