@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from scratchlm.cli.output import Json, print_json
+from scratchlm.cli.output import (
+    Bad,
+    Base,
+    Config,
+    Json,
+    Resume,
+    Split,
+    Validation,
+    columns_option,
+    out_option,
+    print_json,
+    settings_option,
+)
 
 
 def align(
@@ -17,14 +29,7 @@ def align(
         str,
         typer.Argument(metavar="reward|dpo|ppo|grpo", help="What is to be learned.", show_default=False),
     ],
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A training's folder, a model's folder or GGUF file, a name that `models list` shows, or a preset.",
-            show_default=False,
-        ),
-    ],
+    model: Base,
     data: Annotated[
         str,
         typer.Option(
@@ -33,9 +38,7 @@ def align(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        str, typer.Option(metavar="RUN", help="The folder to train into: new, or empty.", show_default=False)
-    ],
+    out: Annotated[str, out_option("train")],
     method: Annotated[str, typer.Option(help="full, lora or qlora.")] = "lora",
     reward: Annotated[
         list[str] | None,
@@ -45,32 +48,13 @@ def align(
             show_default=False,
         ),
     ] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE|FILE", help="What is held out; without it, a tenth of the rows.", show_default=False
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PART=COLUMN",
-            help="What to read where, such as chosen=better; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    bad: Annotated[str, typer.Option(help="At a bad row: stop, or skip it and count.")] = "stop",
-    split: Annotated[str, typer.Option(help="Of a data set of the hub.")] = "train",
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings in YAML, one a line.", show_default=False)
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting, such as beta=0.2; may be repeated.", show_default=False
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    validation: Validation = None,
+    columns: Annotated[list[str] | None, columns_option("chosen=better")] = None,
+    bad: Bad = "stop",
+    split: Split = "train",
+    config: Config = None,
+    settings: Annotated[list[str] | None, settings_option("beta=0.2")] = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Align a model with what people, or rules, prefer; measured before and after. Ctrl-C saves; --resume goes on."""

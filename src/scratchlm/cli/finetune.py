@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scratchlm.cli.output import Json, print_json
+from scratchlm.cli.output import (
+    Bad,
+    Base,
+    Config,
+    Json,
+    Resume,
+    Split,
+    Validation,
+    columns_option,
+    out_option,
+    print_json,
+    settings_option,
+)
 
 
 def finetune(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A training's folder, a model's folder or GGUF file, a name that `models list` shows, or a preset.",
-            show_default=False,
-        ),
-    ],
+    model: Base,
     data: Annotated[
         str,
         typer.Option(
@@ -28,9 +32,7 @@ def finetune(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        str, typer.Option(metavar="RUN", help="The folder to tune into: new, or empty.", show_default=False)
-    ],
+    out: Annotated[str, out_option("tune")],
     task: Annotated[
         str | None,
         typer.Option(
@@ -40,30 +42,13 @@ def finetune(
     method: Annotated[
         str, typer.Option(help="full, lora or qlora; or several with commas between, one after the other, compared.")
     ] = "lora",
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE|FILE", help="What is held out; without it, a tenth of the rows.", show_default=False
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PART=COLUMN", help="What to read where, such as text=review; may be repeated.", show_default=False
-        ),
-    ] = None,
-    bad: Annotated[str, typer.Option(help="At a bad row: stop, or skip it and count.")] = "stop",
-    split: Annotated[str, typer.Option(help="Of a data set of the hub.")] = "train",
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings in YAML, one a line.", show_default=False)
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting, such as epochs=2; may be repeated.", show_default=False
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    validation: Validation = None,
+    columns: Annotated[list[str] | None, columns_option("text=review")] = None,
+    bad: Bad = "stop",
+    split: Split = "train",
+    config: Config = None,
+    settings: Annotated[list[str] | None, settings_option("epochs=2")] = None,
+    resume: Resume = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train nothing; say what would be trained and what it takes.")
     ] = False,

@@ -1,8 +1,9 @@
-"""How every verb prints: one JSON object, or text and tables for people."""
+"""What verbs have in common: options, and how they print: one JSON object, or text and tables for people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,42 @@ Precision = Annotated[
     str,
     typer.Option(help="Of the weights: fp32, bf16, int8, int4, or auto, the fastest that stays within 1 % of fp32."),
 ]
+
+
+Base = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A training's folder, a model's folder or GGUF file, a name that `models list` shows, or a preset.",
+        show_default=False,
+    ),
+]
+"""What a tuning starts from."""
+Validation = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE|FILE", help="What is held out; without it, a tenth of the rows.", show_default=False),
+]
+Bad = Annotated[str, typer.Option(help="At a bad row: stop, or skip it and count.")]
+Split = Annotated[str, typer.Option(help="Of a data set of the hub.")]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in YAML, one a line.", show_default=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
+
+
+def out_option(verb: str) -> Any:
+    """``--out`` of a verb that trains."""
+    return typer.Option(metavar="RUN", help=f"The folder to {verb} into: new, or empty.", show_default=False)
+
+
+def columns_option(example: str) -> Any:
+    """``--columns``."""
+    told = f"What to read where, such as {example}; may be repeated."
+    return typer.Option(metavar="PART=COLUMN", help=told, show_default=False)
+
+
+def settings_option(example: str) -> Any:
+    """``--set``."""
+    told = f"A setting, such as {example}; may be repeated."
+    return typer.Option("--set", metavar="KEY=VALUE", help=told, show_default=False)
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scratchlm.cli.output import Json, print_json, show_figures
+from scratchlm.cli.output import Config, Json, Resume, out_option, print_json, settings_option, show_figures
 
 FINAL_TOKENS, FINAL_PAIRS = 200_000, 200
 """A training's last words look at so much of each text; ``scratchlm eval`` at all of it."""
@@ -23,9 +22,7 @@ def train(
             metavar="PRESET", help="tinybert, tinygpt, transformer, modern or shakespeare.", show_default=False
         ),
     ],
-    out: Annotated[
-        str, typer.Option(metavar="RUN", help="The folder to train into: new, or empty.", show_default=False)
-    ],
+    out: Annotated[str, out_option("train")],
     data: Annotated[
         str | None,
         typer.Option(
@@ -35,16 +32,9 @@ def train(
             show_default=False,
         ),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings in YAML, one a line.", show_default=False)
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting, such as steps=200; may be repeated.", show_default=False
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    config: Config = None,
+    settings: Annotated[list[str] | None, settings_option("steps=200")] = None,
+    resume: Resume = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train nothing; say what it would take: memory, disk, time.")
     ] = False,
