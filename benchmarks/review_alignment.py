@@ -9,8 +9,8 @@
 4. ``ppo-1``, ``grpo-1``, ...: the decoder learns to continue beginnings of sentences so that the reward model likes it.
 
 Printed are, of 400 held-out beginnings continued at temperature 1 before and after: the share that the judge calls
-positive, the share of different pairs of words (distinct-2), the mean reward and the nats a completion that the policy
-has left the decoder by. Each part is kept in FOLDER and not done again. About an hour on two cores.
+positive, the share of different pairs of words (distinct-2) and of tokens, the mean reward and the nats a completion
+that the policy has left the decoder by. Each part is kept in FOLDER and not done again. About an hour on two cores.
 """
 
 from __future__ import annotations
@@ -104,24 +104,31 @@ def prepare(folder: Path) -> None:
             *("modern", folder / "sentences.jsonl", folder / "base"),
             **{"task": "lm", "method": "full", "validation": folder / "sentences-held.jsonl"},
             **{"batch_size": 64, "epochs": 1, "eval_every": 400, **shape},
+            resume=_begun(folder / "base"),
         )
     if _missing(folder / "rm"):
         scratchlm.align(
             *("reward", ENCODER, "movie-snippets", folder / "rm"),
             **{"method": "full", "steps": 220, "learning_rate": 1e-4, "batch_size": 32, "max_length": 96},
             eval_every=100_000,
+            resume=_begun(folder / "rm"),
         )
     if _missing(folder / "judge"):
         scratchlm.finetune(
             *(ENCODER, folder / "judge.jsonl", folder / "judge"),
             **{"task": "classify", "method": "full", "validation": 600, "epochs": 1, "learning_rate": 1e-4},
             **{"max_length": 72, "batch_size": 32, "eval_every": 100},
+            resume=_begun(folder / "judge"),
         )
 
 
 def _missing(run: Path) -> bool:
     """Whether a run has not come to its end, when its report says what it is like after."""
     return not (run / "report.json").exists() or "after" not in read_report(run)
+
+
+def _begun(run: Path) -> bool:
+    return (run / "scratchlm.json").exists()
 
 
 def learn(goal: str, seed: int, folder: Path) -> Path:
@@ -132,7 +139,7 @@ def learn(goal: str, seed: int, folder: Path) -> Path:
             *(goal, str(folder / "base"), folder / "prompts.jsonl", run),
             **{"method": "full", "validation": folder / "prompts-held.jsonl", "rewards": [str(folder / "rm")]},
             **{"batch_size": 128, "new_tokens": NEW_TOKENS, "max_length": 32, "eval_prompts": HELD_OUT, "seed": seed},
-            **{"save_every": 100_000, **SETTINGS[goal]},
+            **{"save_every": 100, "resume": _begun(run), **SETTINGS[goal]},
         )
     return run
 
@@ -147,10 +154,11 @@ def judged(run: Path, folder: Path, judge: Any, reward: RewardModel) -> dict[str
         **{"max_new_tokens": NEW_TOKENS, "seed": 1},
     )
     texts = [one.text for one in found]
-    labels = [one["label"] for one in judge.predict([a + b for a, b in zip(prompts, texts, strict=True)])]
+    labels = [one.label for one in judge.predict([a + b for a, b in zip(prompts, texts, strict=True)])]
     return {
         "positive": labels.count("positive") / len(labels),
-        "distinct_2": distinct_2([one.completion for one in found]),
+        "distinct_2": distinct_2([text.split() for text in texts]),
+        "distinct_2_tokens": distinct_2([one.completion for one in found]),
         "reward": sum(reward(prompts, texts)) / len(texts),
         "tokens": sum(len(one.completion) for one in found) / len(found),
     }
@@ -165,8 +173,8 @@ def measure(folder: Path, goals: list[str], seeds: list[int]) -> dict[str, Any]:
     for name, run in runs.items():
         report = read_report(run)
         after = judged(run, folder, judge, reward)
-        varied = after["distinct_2"] / start["distinct_2"]
-        found[name] = {**after, "distinct_2_ratio": varied, "kl": report["after"]["kl"], "seconds": report["seconds"]}
+        ratios = {f"{name}_ratio": after[name] / start[name] for name in ("distinct_2", "distinct_2_tokens")}
+        found[name] = {**after, **ratios, "kl": report["after"]["kl"], "seconds": report["seconds"]}
     found["reward_model_accuracy"] = read_report(folder / "rm")["after"]["accuracy"]
     found["judge_accuracy"] = read_report(folder / "judge")["after"]["accuracy"]
     return {**found, "machine": machine()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +22,8 @@ SILENT = 3
 """Rollouts in a row of which none has told the policy anything."""
 
 
-def distinct_2(completions: Sequence[Sequence[int]]) -> float:
-    """Distinct pairs of tokens over all pairs, within completions, over all of them together."""
+def distinct_2(completions: Sequence[Sequence[Hashable]]) -> float:
+    """Distinct pairs of tokens, or words, over all pairs, within completions, over all of them together."""
     pairs = [pair for one in completions for pair in pairwise(one)]
     return distinct(pairs, 1)
 
