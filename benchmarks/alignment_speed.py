@@ -148,7 +148,8 @@ def plain_ppo(model: Any, tokenizer: Any, prompts: list[str]) -> dict[str, Any]:
     torch.manual_seed(SEED)
     lengths, began = [], time.perf_counter()
     for first in range(0, len(prompts), COMPLETIONS):
-        given = tokenizer(prompts[first : first + COMPLETIONS], return_tensors="pt", padding=True)
+        told = tokenizer(prompts[first : first + COMPLETIONS], return_tensors="pt", padding=True)
+        given = {name: told[name] for name in ("input_ids", "attention_mask")}
         width = given["input_ids"].shape[1]
         model.eval()
         with torch.no_grad():
