@@ -132,8 +132,10 @@ def align(
     """Align a model into the folder ``out``, and measure it before and after: ``report.json`` there.
 
     Args:
-        goal: ``reward`` (a model that tells which of two texts people prefer) or ``dpo`` (a policy, from pairs).
-        data: pairs of a prompt with a chosen and a rejected answer, or texts with ratings.
+        goal: ``reward`` (a model that tells which of two texts people prefer), ``dpo`` (a policy, from pairs), ``ppo``
+            or ``grpo`` (a policy, from prompts and rewards).
+        data: pairs of a prompt with a chosen and a rejected answer, or texts with ratings; or prompts.
+        rewards: for ``ppo`` and ``grpo``, such as ``check:arithmetic`` or ``rewards.py:politeness=0.5``.
 
     The other arguments are those of :func:`finetune`.
 

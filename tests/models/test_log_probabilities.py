@@ -48,6 +48,7 @@ def test_a_frozen_weight_gets_no_gradient(bias: bool, entropy: bool) -> None:
     found, surprise = linear_log_probabilities(states, weight, shift, labels, 0.7, entropy)
     assert torch.equal(found, whole)
     (found * slope).sum().backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is None
     assert states.grad is not None
     torch.testing.assert_close(states.grad, expected, rtol=1e-4, atol=1e-6)
     assert bool(surprise.any()) == entropy

@@ -105,13 +105,8 @@ def judge_examples(
     Several processes share the work. The model is in evaluation mode meanwhile.
     """
     sums, counts = torch.zeros(table.examples), torch.zeros(table.examples)
-    batches = [
-        batch
-        for plan in plans
-        for batch in replace(
-            plan, rows=max(plan.rows, len(plan.examples)), tokens=max(plan.tokens, PASS_TOKENS)
-        ).in_order()
-    ]
+    wide = [replace(one, rows=max(one.rows, len(one.examples)), tokens=max(one.tokens, PASS_TOKENS)) for one in plans]
+    batches = [batch for plan in wide for batch in plan.in_order()]
     began = said = time.perf_counter()
     with evaluating(model), torch.no_grad():
         for done, batch in enumerate(batches[place.rank :: place.size]):

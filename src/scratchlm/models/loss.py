@@ -164,11 +164,12 @@ class _LinearLogProbabilities(torch.autograd.Function):
                 continue
             odds = spread.exp()
             sums = odds.sum(dim=1, keepdim=True)
-            found[part] = (right - most - sums.log())[:, 0]
+            whole = sums.log()
+            found[part] = (right - most - whole)[:, 0]
             if entropy:  # of softmax(z): log sum exp(z) less the mean of z
-                surprise[part] = sums.log()[:, 0] - spread.mul_(odds).sum(1) / sums[:, 0]
-            if slopes is not None:
-                odds.div_(sums.neg_()).scatter_add_(1, labels[part, None], torch.ones_like(sums))
+                surprise[part] = whole[:, 0] - spread.mul_(odds).sum(1) / sums[:, 0]
+            if slopes is not None:  # d log p / d logits: one where the label is, less the probabilities
+                odds.div_(-sums).scatter_add_(1, labels[part, None], torch.ones_like(sums))
                 torch.mm(odds.to(states.dtype), weight, out=slopes[part])
         if slopes is not None:
             ctx.save_for_backward(slopes.div_(temperature))
