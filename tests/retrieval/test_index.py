@@ -89,8 +89,7 @@ def test_full_text_stems_and_reads_headings(index: Index) -> None:
     ],
 )
 def test_no_query_is_syntax(index: Index, query: str) -> None:
-    for hit in index.full_text(query, 5):
-        assert "ferr" in query
+    assert index.full_text(query, 5) == [] or "ferry" in query
     found = index.full_text(f"{query[:99]} noon", 5)
     assert [hit.text for hit in found if "noon" in hit.text]
 
@@ -173,16 +172,16 @@ def test_an_empty_index_finds_nothing(tmp_path: Path, embedder: Words) -> None:
         (lambda index: Index.open(index.store.place, settings=IndexSettings(overlap=9)), "with overlap 0, not 9"),
         (lambda index: Index.create(index.store.place, Words()), "holds an index already"),
         (lambda index: Index.open(index.store.place + "-not"), "make one with: scratchlm index"),
-        (lambda index: Index.open(""), "has no name"),
-        (lambda index: Index.create(__file__, Words()), "is a file"),
-        (lambda index: IndexSettings(language="Klingon"), "choose one of Arabic"),
-        (lambda index: IndexSettings(size=2.5), "size is 2.5"),  # type: ignore[arg-type]
-        (lambda index: IndexSettings(stem=1), "True or False"),  # type: ignore[arg-type]
-        (lambda index: Filter(paths="*.md"), "give a list"),  # type: ignore[arg-type]
-        (lambda index: Filter(kinds=("",)), "none of them empty"),
-        (lambda index: Filter(after="2020"), "give a date"),  # type: ignore[arg-type]
-        (lambda index: Filter(after=date(2021, 1, 1), before=date(2020, 1, 1)), "no file can be both"),
-        (lambda index: Filter(metadata={"a": 1}), "texts by their names"),  # type: ignore[dict-item]
+        (lambda _: Index.open(""), "has no name"),
+        (lambda _: Index.create(__file__, Words()), "is a file"),
+        (lambda _: IndexSettings(language="Klingon"), "choose one of Arabic"),
+        (lambda _: IndexSettings(size=2.5), "size is 2.5"),  # type: ignore[arg-type]
+        (lambda _: IndexSettings(stem=1), "True or False"),  # type: ignore[arg-type]
+        (lambda _: Filter(paths="*.md"), "give a list"),  # type: ignore[arg-type]
+        (lambda _: Filter(kinds=("",)), "none of them empty"),
+        (lambda _: Filter(after="2020"), "give a date"),  # type: ignore[arg-type]
+        (lambda _: Filter(after=date(2021, 1, 1), before=date(2020, 1, 1)), "no file can be both"),
+        (lambda _: Filter(metadata={"a": 1}), "texts by their names"),  # type: ignore[dict-item]
     ],
 )
 def test_mistakes_get_one_line(index: Index, ask: object, line: str) -> None:
@@ -192,7 +191,8 @@ def test_mistakes_get_one_line(index: Index, ask: object, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_index_is_told(tmp_path: Path, index: Index) -> None:
+@pytest.mark.usefixtures("index")
+def test_what_is_no_index_is_told(tmp_path: Path) -> None:
     import lancedb
 
     lancedb.connect(tmp_path / "other").create_table("chunks", [{"a": 1}])
@@ -202,7 +202,7 @@ def test_what_is_no_index_is_told(tmp_path: Path, index: Index) -> None:
     assert manifests
     for one in manifests:
         one.write_bytes(b"broken")
-    with pytest.raises(UserError, match="cannot be read .*delete it and index again"):
+    with pytest.raises(UserError, match=r"cannot be read .*delete it and index again"):
         Index.open(tmp_path / "store")
 
 

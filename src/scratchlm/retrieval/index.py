@@ -179,13 +179,14 @@ class Index:
         """
         from lancedb.query import MatchQuery
 
+        match: Any = MatchQuery  # its type lacks the defaults
         _check_count(count)
         words = plain(query[:_QUERY]).replace("\x00", " ")
         if FULL_TEXT not in self._indexes or not words.strip():
             return []
 
         def search() -> list[dict[str, Any]]:
-            return _rows(self._table.search(MatchQuery(words, "embedded"), query_type="fts"), where, count, "_score")
+            return _rows(self._table.search(match(words, "embedded"), query_type="fts"), where, count, "_score")
 
         return _ranked([_hit(row, row["_score"], "bm25") for row in self._read(search)], count)
 

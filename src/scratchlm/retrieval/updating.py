@@ -181,7 +181,8 @@ class Updater:
     def _changed(self, documents: Source | Iterable[Document | Passed]) -> Iterator[Document]:
         """The documents that the table does not have as they are."""
         lazy = hasattr(documents, "read") and hasattr(documents, "found")
-        for found in documents.found() if lazy else documents:  # type: ignore[union-attr]
+        every: Iterable[Any] = documents.found() if lazy else documents  # type: ignore[union-attr]
+        for found in every:
             path = plain(found.path)
             if hasattr(found, "why"):
                 self._leave_out(path, found.why)
