@@ -146,7 +146,7 @@ class _Packer:
         self.longest = settings.size * _CHARACTERS
         self.headings = self._fitting(section.headings)
         self.room = self.size - self._cost(self.headings)
-        self.pieces = [piece for block in section.blocks for piece in self._fit(_Piece(block.start, block.end, block))]
+        self.pieces = [piece for block in section.blocks for piece in self._fit(self._whole(block))]
 
     def __iter__(self) -> Iterator[Chunk]:
         first, repeat = 0, None
@@ -169,6 +169,9 @@ class _Packer:
             yield self._chunk(start, end, headings, tokens)
             repeat = self._repeated(first, after, start) if self.overlap and after < len(self.pieces) else None
             first = after
+
+    def _whole(self, block: Block) -> _Piece:
+        return _Piece(block.start, block.start + len(self.text[block.start : block.end].rstrip()), block)
 
     def _fill(self, first: int, repeat: int | None, room: int) -> int:
         """The number of the piece that the chunk from ``first`` on has no room for."""

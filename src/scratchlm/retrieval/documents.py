@@ -161,16 +161,19 @@ def printable(path: str) -> str:
 def _bytes(file: Path, limit: int) -> tuple[bytes, os.stat_result]:
     # Non-blocking: opening a pipe that took the place of a file would wait for a writer for ever.
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise Unreadable("is a folder; give it as the folder to read")
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("is a pipe or a device, no file; leave it out with an ignore pattern")
-        data = b"" if status.st_size > limit else opened.read(limit + 1)
-        size = max(status.st_size, len(data))  # it may have grown since
-        if size > limit:
-            raise Unreadable(f"has {size:,} bytes, more than the {limit:,} that are read; split it or raise the limit")
+        with os.fdopen(descriptor, "rb", closefd=False) as opened:
+            data = b"" if status.st_size > limit else opened.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    size = max(status.st_size, len(data))  # it may have grown since
+    if size > limit:
+        raise Unreadable(f"has {size:,} bytes, more than the {limit:,} that are read; split it or raise the limit")
     return data, status
 
 

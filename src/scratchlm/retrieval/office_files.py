@@ -6,6 +6,7 @@ import re
 import warnings
 import zipfile
 from io import BytesIO
+from typing import Any
 
 from scratchlm.retrieval.formats import Unreadable, one_line, without_data
 
@@ -30,11 +31,15 @@ def read_office(kind: str, data: bytes) -> tuple[str, tuple[int, ...]]:
     _check(kind, data)
     from markitdown import StreamInfo, converters
 
-    made = {"docx": converters.DocxConverter, "pptx": converters.PptxConverter, "xlsx": converters.XlsxConverter}
+    made: dict[str, Any] = {
+        "docx": converters.DocxConverter,
+        "pptx": converters.PptxConverter,
+        "xlsx": converters.XlsxConverter,
+    }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            text = made[kind]().convert(BytesIO(data), StreamInfo(extension=f".{kind}")).markdown
+            text: str = made[kind]().convert(BytesIO(data), StreamInfo(extension=f".{kind}")).markdown
     except ImportError:
         raise
     except Exception as error:  # whatever the libraries below stumble over

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from io import BytesIO, StringIO
+from typing import Any
 
 from scratchlm.retrieval.formats import Unreadable, one_line
 
@@ -29,10 +30,11 @@ def read_csv(text: str) -> str:
             rewritten = StringIO(newline="")
             csv.writer(rewritten).writerows(csv.reader(StringIO(text, newline=""), delimiter=separator))
             text = rewritten.getvalue()
-        converted = CsvConverter().convert(BytesIO(text.encode("utf-8")), StreamInfo(charset="utf-8"))
+        converter: Any = CsvConverter  # its constructor has no types
+        markdown: str = converter().convert(BytesIO(text.encode("utf-8")), StreamInfo(charset="utf-8")).markdown
     except csv.Error as error:
         raise Unreadable(f"is no CSV that can be read ({one_line(error)}); mend it or leave it out") from error
-    return converted.markdown
+    return markdown
 
 
 def _separator(sample: str) -> str:
