@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from tests.retrieval.index_parts import Words, document, paragraphs
+
 from scratchlm.retrieval import updating
 from scratchlm.retrieval.index import Index
-from tests.retrieval.index_parts import Words, document, paragraphs
 
 
 def documents(count: int) -> list:

@@ -13,10 +13,11 @@ from scratchlm.retrieval.passages import Document
 
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
-from tests.retrieval.index_parts import Words, document, paragraphs  # noqa: E402
-from scratchlm.retrieval.filters import Filter  # noqa: E402
-from scratchlm.retrieval.index import Index  # noqa: E402
-from scratchlm.retrieval.index_settings import IndexSettings  # noqa: E402
+from tests.retrieval.index_parts import Words, document, paragraphs
+
+from scratchlm.retrieval.filters import Filter
+from scratchlm.retrieval.index import Index
+from scratchlm.retrieval.index_settings import IndexSettings
 
 DAY = 86_400.0
 DOCUMENTS = [

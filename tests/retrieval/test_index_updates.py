@@ -23,11 +23,12 @@ from scratchlm.retrieval.passages import Document
 
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
-from scratchlm.retrieval import store as stores  # noqa: E402
-from scratchlm.retrieval import updating  # noqa: E402
-from scratchlm.retrieval.index import Index  # noqa: E402
-from tests.retrieval import index_writer  # noqa: E402
-from tests.retrieval.index_parts import Words, document, paragraphs  # noqa: E402
+from tests.retrieval import index_writer
+from tests.retrieval.index_parts import Words, document, paragraphs
+
+from scratchlm.retrieval import store as stores
+from scratchlm.retrieval import updating
+from scratchlm.retrieval.index import Index
 
 ROOT = Path(__file__).parents[2]
 OLD = 1_600_000_000.0
@@ -103,6 +104,23 @@ def test_only_what_changed_is_read_and_embedded_again(index: Index, embedder: Wo
     assert {one.path: one.modified for one in index.files()}["b.txt"] == OLD + 5
 
 
+def test_a_folder_is_read_where_it_has_changed(index: Index, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    for name, text in {"a.md": "# One\n\nfirst", "sub/b.txt": "second", "bad.pdf": "no pdf"}.items():
+        (folder / name).write_text(text)
+        os.utime(folder / name, (OLD, OLD))
+    first = index.update(Folder(folder), cut=paragraphs)
+    assert (first.added, [one.path for one in first.passed_over]) == (["a.md", "sub/b.txt"], ["bad.pdf"])
+    assert contents(index) == {"a.md": ["first"], "sub/b.txt": ["second"]}
+    (folder / "sub" / "b.txt").write_text("third")
+    second = index.update(Folder(folder), cut=paragraphs)
+    assert (second.unchanged, second.changed, second.read) == (["a.md"], ["sub/b.txt"], 1)
+    (folder / "a.md").unlink()
+    assert index.update(Folder(folder), cut=paragraphs).removed == ["a.md"]
+    assert contents(index) == {"sub/b.txt": ["third"]}
+
+
 def test_full_text_covers_new_rows_and_forgets_old_ones(index: Index, tmp_path: Path, embedder: Words) -> None:
     texts = {f"{n}.txt": f"apple pear number{n}\n\nplum" for n in range(9)}
     index.update(Files(texts), cut=paragraphs)
@@ -154,7 +172,7 @@ def test_a_file_changed_while_it_was_read_is_read_again(index: Index) -> None:
     assert contents(index) == {"a.txt": ["two"]}
 
 
-def test_readers_see_a_finished_state_only(index: Index, embedder: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_see_a_finished_state_only(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(updating, "BATCH", 2)
     before = [document(f"{n}.txt", f"old {n}\n\nold") for n in range(6)]
     index.update(before, cut=paragraphs)
@@ -194,7 +212,7 @@ def test_many_readers_while_one_writes(index: Index, embedder: Words, monkeypatc
                 assert dense == words
                 assert len({text.split()[1] for text in dense}) <= 1  # never two states at once
                 looks.append(dense)
-        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread below
+        except BaseException as error:
             problems.append(error)
 
     threads = [threading.Thread(target=read) for _ in range(3)]

@@ -149,5 +149,6 @@ def unit(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Vectors, (n, C), scaled to length 1; a vector of zeros stays one."""
     found = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(found, axis=-1, keepdims=True)
-    scaled: NDArray[np.float32] = found / np.where(lengths == 0, 1, lengths)
+    lengths[lengths == 0] = 1
+    scaled: NDArray[np.float32] = found / lengths
     return scaled

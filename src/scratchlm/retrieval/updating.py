@@ -181,7 +181,8 @@ class Updater:
     def _changed(self, documents: Source | Iterable[Document | Passed]) -> Iterator[Document]:
         """The documents that the table does not have as they are."""
         lazy = hasattr(documents, "read") and hasattr(documents, "found")
-        every: Iterable[Any] = documents.found() if lazy else documents  # type: ignore[union-attr]
+        source: Any = documents
+        every: Iterable[Any] = source.found() if lazy else source
         for found in every:
             path = plain(found.path)
             if hasattr(found, "why"):
@@ -195,7 +196,7 @@ class Updater:
             if lazy and known is not None and _same_file(found, known):
                 self.report.unchanged.append(path)
                 continue
-            document = documents.read(found) if lazy else found  # type: ignore[union-attr]
+            document = source.read(found) if lazy else found
             if not isinstance(document, Document):
                 self._leave_out(path, document.why)
                 continue
