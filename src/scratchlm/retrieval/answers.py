@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
-import numpy as np
-
 from scratchlm.errors import UserError
 from scratchlm.retrieval.calibration import THRESHOLD, WEIGHTS
 from scratchlm.retrieval.chat_models import ChatModel, OnText
@@ -34,6 +32,7 @@ LONGEST_QUESTION = 2_000
 _SECOND = 0.5
 """Of the likeliest sentence's probability a further one must have so much to be quoted as well."""
 _CITED = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
+_LEADING = re.compile(r"(?:\[\d{1,3}(?:\s*,\s*\d{1,3})*\]\s*)+")
 _BULLET = re.compile(r"^(?:[-*+>•]|\d+[.)])\s+")
 
 
@@ -346,19 +345,12 @@ def _citation(number: int, hit: Hit, one: Candidate) -> Citation:
 
 def _written_spans(text: str) -> list[tuple[int, int]]:
     """The sentences of a written answer, each with the [n] that follow it."""
-    marked = _CITED.sub(lambda found: "\u0001" * len(found[0]), text)
-    spans = []
-    for start, end in sentence_spans(marked.replace("\u0001", "x")):
-        spans.append((start, end))
-    joined: list[tuple[int, int]] = []
-    for start, end in spans:
-        if joined and not re.search(r"\w", _CITED.sub("", text[start:end])):
-            joined[-1] = joined[-1][0], end
-        else:
-            joined.append((start, end))
-    return joined
-
-
-def cosine(a: Any, b: Any) -> float:
-    """Of two vectors, -1 to 1."""
-    return float(np.dot(a, b) / max(1e-9, float(np.linalg.norm(a) * np.linalg.norm(b))))
+    spans: list[tuple[int, int]] = []
+    for start, end in sentence_spans(text):
+        marks = _LEADING.match(text[start:end])
+        if marks is not None and spans:
+            spans[-1] = spans[-1][0], start + len(marks[0].rstrip())
+            start += marks.end()
+        if start < end:
+            spans.append((start, end))
+    return spans

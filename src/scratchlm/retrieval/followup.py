@@ -29,7 +29,8 @@ _TOPIC = re.compile(
 _COMMON_TOPIC = re.compile(
     r"\b(?:the|a|an)\s+(?:[a-z][\w-]*\s+){0,2}?[a-z][\w-]*(?:\s+of\s+(?:the\s+)?\w+)*", re.IGNORECASE
 )
-_PEOPLE = re.compile(rf"\b{_NAME}(?:\s+(?:van|von|de|da|du|del|di|der)?\s*{_NAME})+")
+_PERSON_NAME = r"[A-ZÀ-ÞŁŚŠŽ][\w'’-]+"
+_PEOPLE = re.compile(rf"\b{_PERSON_NAME}(?:\s+(?:(?:van|von|de|da|du|del|di|der)\s+)?{_PERSON_NAME})+")
 _ASKING = "who what when where why how which whose whom is are was were did does do can could"
 _QUESTION_WORDS = frozenset(_ASKING.split())
 _AFTER = """

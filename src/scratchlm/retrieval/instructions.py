@@ -22,6 +22,12 @@ _MARKS = re.compile(
 )
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HIDDEN = re.compile(r"<(script|style|template|noscript)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
+_FAKE_TURN = re.compile(
+    r"<\s*[|｜]\s*im_start\s*[|｜]\s*>.*?<\s*[|｜]\s*im_end\s*[|｜]\s*>|\[INST\].*?\[/INST\]|<<SYS>>.*?<</SYS>>|"
+    r"<start_of_turn>.*?<end_of_turn>|<\s*[|｜]\s*start_header_id\s*[|｜]\s*>.*?<\s*[|｜]\s*eot_id\s*[|｜]\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+_OPENING = re.compile(rf"(?:{_MARKS.pattern})\s*(?:(?:system|assistant|user)\b(?!\s*\w+\s))?\s*", re.IGNORECASE)
 _TURN = re.compile(
     r"^\W{0,4}(?:#{1,6}\s*)?\W{0,3}(?:system|assistant|developer|user|human|ai|bot|chatgpt|model|admin(?:istrator)?)"
     r"(?:\s+(?:message|prompt|note|override|instructions?|turn))?\W{0,3}\s*[:>\]]",
@@ -71,9 +77,12 @@ _RULES = tuple(
         r"\b(?:do not|don't|never)\s+(?:mention|reveal|tell|cite|quote|use|answer|disclose|trust|read)\b.{0,60}\b"
         r"(?:user|sources?|documents?|instructions?|this (?:message|note|text)|question|prompt|context|truth)\b",
         r"\b(?:jailbreak|prompt injection|DAN mode|developer mode|god mode)\b",
-        r"^\W*(?:please\s+|now\s+|just\s+|simply\s+|and\s+|then\s+|instead,?\s+)*(?:say|answer|"
+        r"\b(?:your|the)\s+(?:answer|reply|response|output)s?\s+(?:must|should|shall|has to|is to|have to)\b",
+        r"\b(?:decode|decrypt|execute|obey|comply with)\b.{0,40}\b"
+        r"(?:above|below|following|line|text|message|string|instructions?)\b",
+        r"^\W*(?:please\s+|now\s+|just\s+|simply\s+|and\s+|then\s+|instead,?\s+|always\s+|only\s+|never\s+)*(?:say|answer|"
         r"reply|respond|output|print|repeat|write)\s*"
-        r"(?::|with\b|by\b|that\b|only\b|[\"'“‘«`]|[A-Z]{3,}\b)",
+        r"(?::|with\b|by\b|that\b|only\b|[\"'“‘«`]|(?-i:[A-Z]{3,})\b)",
         r"\b(?:end|begin|start)\s+of\s+(?:the\s+)?(?:documents?|sources?|context|prompt|instructions?|system)\b",
         # the same in other languages
         r"\b(?:ignorier|vergiss|vergesst|missacht|beachte nicht)\w*\b.{0,60}\b(?:anweisung|"
@@ -114,6 +123,16 @@ def speaks_to_the_model(sentence: str) -> bool:
 def hidden_spans(text: str) -> list[tuple[int, int]]:
     """Where a text has what its readers do not see: comments, scripts and styles of HTML. In order."""
     return sorted(found.span() for pattern in (_COMMENT, _HIDDEN) for found in pattern.finditer(text))
+
+
+def turn_spans(text: str) -> list[tuple[int, int]]:
+    """Where a text has whole turns of a chat, between the marks of a chat template. In order."""
+    return sorted(found.span() for found in _FAKE_TURN.finditer(text))
+
+
+def mark_spans(text: str) -> list[tuple[int, int]]:
+    """Where a text has single marks of a chat template, with the role's name behind them. In order."""
+    return [found.span() for found in _OPENING.finditer(text)]
 
 
 def visible(text: str) -> str:

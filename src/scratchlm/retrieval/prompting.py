@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scratchlm.errors import UserError
 from scratchlm.retrieval.evidence import Candidate
-from scratchlm.retrieval.instructions import hidden_spans, neutral, shown, speaks_to_the_model
+from scratchlm.retrieval.instructions import (
+    hidden_spans,
+    mark_spans,
+    neutral,
+    shown,
+    speaks_to_the_model,
+    turn_spans,
+)
 from scratchlm.retrieval.passages import Hit
 from scratchlm.retrieval.sentences import sentence_spans
 from scratchlm.tokenizers.chat import Message
@@ -51,19 +59,31 @@ def candidates_of(hits: Sequence[Hit]) -> tuple[list[Candidate], list[Dropped]]:
     dropped: list[Dropped] = []
     seen: set[tuple[str, str]] = set()
     for number, hit in enumerate(hits):
-        hidden = hidden_spans(hit.text)
+        hidden, turns = hidden_spans(hit.text), turn_spans(hit.text)
         dropped += [Dropped(hit.file, shown(hit.text[start:end]), "hidden") for start, end in hidden]
-        for start, end in sentence_spans(hit.text):
-            text = hit.text[start:end]
-            key = hit.file, " ".join(text.split())
-            if key in seen or any(a < end and start < b for a, b in hidden):
-                continue
-            seen.add(key)
-            if speaks_to_the_model(text):
-                dropped.append(Dropped(hit.file, shown(text), "instruction"))
-            elif not text.endswith("?"):
-                found.append(Candidate(number, start, end, text))
+        dropped += [Dropped(hit.file, shown(hit.text[start:end]), "instruction") for start, end in turns]
+        for first, last in _between([*hidden, *turns, *mark_spans(hit.text)], len(hit.text)):
+            for start, end in ((first + a, first + b) for a, b in sentence_spans(hit.text[first:last])):
+                text = hit.text[start:end]
+                key = hit.file, " ".join(text.split())
+                if key in seen or not re.search(r"\w", text):
+                    continue
+                seen.add(key)
+                if speaks_to_the_model(text):
+                    dropped.append(Dropped(hit.file, shown(text), "instruction"))
+                elif not text.endswith("?"):
+                    found.append(Candidate(number, start, end, text))
     return found, dropped
+
+
+def _between(spans: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """What lies between spans, which may overlap."""
+    found, at = [], 0
+    for start, end in sorted(spans):
+        if start > at:
+            found.append((at, start))
+        at = max(at, end)
+    return [*found, (at, length)] if at < length else found
 
 
 def build_prompt(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-_END = re.compile(r"(?<=[.!?])[\"”’')\]]*\s+(?=[\"“‘'(\[`*_]*[A-ZÀ-ÞŁŚŠŽ0-9`])")
+_END = re.compile(r"(?<=[.!?])[\"”’')\]}]*\s+(?=[^\sa-zß-öø-ÿа-яё,;:.?!])|(?<=[。！？])[”』」]?")
 _ABBREVIATION = re.compile(
     r"(?:(?<!\w)(?:Mr|Mrs|Ms|Dr|St|Prof|Inc|Ltd|Co|Jr|Sr|No|vs|etc|e\.g|i\.e|cf|approx|Fig|fig|ca|vol|pp?)|\b[A-Z])\.$"
 )
