@@ -21,7 +21,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 import scratchlm
 from generate_speed import machine
 from scratchlm.errors import UserError
-from scratchlm.retrieval import Embedder, Embeddings
+from scratchlm.retrieval import Embedder
 from scratchlm.retrieval.answers import Answer, Answerer, AnswerSettings
 from scratchlm.retrieval.chat_models import ChatModel, LocalChat
 from scratchlm.retrieval.evidence import Embeds, EvidenceScorer, Signals, Weights
@@ -152,22 +152,6 @@ def _scored(hit: Hit, score: float) -> Hit:
 
 
 # ---- calibration
-
-
-class Remembered:
-    """An embedder that makes no vector twice, since the same sentences come up for many questions."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self.dimensions, self._embedder = embedder.dimensions, embedder
-        self._vectors: dict[str, NDArray[np.float32]] = {}
-
-    def embed(self, texts: Iterable[str]) -> Embeddings:
-        """As the embedder's."""
-        asked = list(texts)
-        new = [text for text in dict.fromkeys(asked) if text not in self._vectors]
-        if new:
-            self._vectors.update(zip(new, self._embedder.embed(new).vectors, strict=True))
-        return Embeddings(np.stack([self._vectors[text] for text in asked]), 0)
 
 
 def calibrate(embedder: Embeds, texts: Mapping[str, str], asked: Sequence[Asked]) -> dict[str, Any]:
@@ -364,7 +348,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.calibrate:
-            found = calibrate(Remembered(Embedder.open(options.embedder)), *read_questions(CALIBRATION))
+            found = calibrate(Embedder.open(options.embedder), *read_questions(CALIBRATION))
             weights = found.pop("weights")
             result = {"coefficients": weights.coefficients, "constant": weights.constant, **found}
         else:

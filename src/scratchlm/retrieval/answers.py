@@ -257,9 +257,10 @@ class Answerer:
         read = _Read(asked, hits, candidates, self._scorer.probabilities(asked, hits, candidates))
         confidence = max(read.probabilities, default=0.0)
         clock.mark("evidence")
+        sentences: list[CitedSentence] = []
         refused = not candidates or confidence < self.settings.threshold
         if refused:
-            text, sentences = REFUSAL, []
+            text = REFUSAL
             if on_text is not None:
                 on_text(text)
         elif self.writes:
@@ -306,7 +307,7 @@ class Answerer:
         parts = [(start, end, text[start:end]) for start, end in _written_spans(text)]
         plain = [_CITED.sub("", part).strip() for _, _, part in parts]
         vectors = self._embedder.embed([*plain, *(one.text for one in read.candidates)]).vectors if plain else None
-        sentences = []
+        sentences: list[CitedSentence] = []
         for row, (start, end, part) in enumerate(parts):
             assert vectors is not None
             cosines = vectors[len(plain) :] @ vectors[row]

@@ -118,9 +118,10 @@ _THING = re.compile(
 _VERB_WORDS = "is was are were does did do has have had can could may must will would should lies be"
 _VERBS = frozenset(_VERB_WORDS.split())
 _COUNTED = re.compile(r"\bhow (?:many|much)\b", re.I)
-_AFTER_NUMBER = 30
-"""Characters after a number in which the thing that it counts is looked for."""
-_MOST_WORDS = 50_000
+_AFTER_NUMBER = 5
+"""Words from a number on among which the thing that it counts is looked for."""
+_MOST_KNOWN = 20_000
+"""Vectors that are kept for other questions, about 30 MB of them."""
 
 
 class EvidenceScorer:
@@ -134,7 +135,7 @@ class EvidenceScorer:
 
     def __init__(self, embedder: Embeds, weights: Weights) -> None:
         self._embedder, self.weights = embedder, weights
-        self._words: dict[str, Vectors] = {}
+        self._known: dict[str, Vectors] = {}
 
     def signals(self, question: str, hits: Sequence[Hit], candidates: Sequence[Candidate]) -> list[Signals]:
         """The signals of each candidate, in order."""
@@ -143,11 +144,10 @@ class EvidenceScorer:
         sentences = [one.text for one in candidates]
         headed = [with_headings(hits[one.hit].headings, one.text) for one in candidates]
         texts = [question, *(hit.embedded for hit in hits), *sentences, *headed]
-        vectors = self._embedder.embed(texts).vectors
-        cosines = _normal(vectors[1:]) @ _normal(vectors[:1])[0]
         n = len(hits)
         asked = _Asked(question)
-        self._learn({*asked.words, *asked.thing}.union(*(content_words(one) for one in headed)))
+        self._learn([*texts, *asked.words, *asked.thing, *(word for one in headed for word in content_words(one))])
+        cosines = self._cosines(texts[1:], texts[:1])[:, 0]
         passages = [_Passage(hit) for hit in hits]
         return [
             self._signals(asked, passages[one.hit], one.text, cosines[[n + len(sentences) + i, n + i, one.hit]])
@@ -183,14 +183,12 @@ class EvidenceScorer:
     def _thing(self, asked: _Asked, sentence: str, said: list[str], places: list[tuple[int, int]]) -> float:
         """How near the sentence comes to the thing asked for, 0 to 1."""
         if asked.counted:  # the thing stands after the number
-            parts = (sentence[start : end + _AFTER_NUMBER] for start, end in places)
-            others = [word for part in parts for word in words_of(part)[:5] if not word.isdigit()]
-            others = [word for word in others if word not in STOP_WORDS]
+            near = (word for start, _ in places for word in words_of(sentence[start:])[:_AFTER_NUMBER])
+            others = [word for word in near if word in said and not word.isdigit()]
             if {stem(word) for word in asked.thing} & {stem(word) for word in others}:
                 return 1.0
         else:  # the thing is of that kind, as cod is a fish
             others = [word for word in said if stem(word) not in asked.stems]
-        self._learn(others)
         return float(self._cosines(asked.thing, others).max()) if others else 0.0
 
     def _nearest(self, wanted: list[str], said: list[str]) -> Vectors:
@@ -202,17 +200,19 @@ class EvidenceScorer:
         return np.where(same, np.float32(1), self._cosines(wanted, said).max(1))
 
     def _cosines(self, some: Sequence[str], others: Sequence[str]) -> Vectors:
-        left, right = (np.stack([self._words[word] for word in words]) for words in (some, others))
+        """Of words or texts that were learned, (len(some), len(others))."""
+        left, right = (np.stack([self._known[text] for text in texts]) for texts in (some, others))
         found: Vectors = left @ right.T
         return found
 
-    def _learn(self, words: Iterable[str]) -> None:
-        """Make the vectors of words that have none yet."""
-        if len(self._words) > _MOST_WORDS:
-            self._words.clear()
-        new = [word for word in dict.fromkeys(words) if word not in self._words]
+    def _learn(self, texts: Iterable[str]) -> None:
+        """Make the vectors of words and texts that have none yet; the sentences of a document come up again."""
+        wanted = list(dict.fromkeys(texts))
+        if len(self._known) > _MOST_KNOWN:
+            self._known = {text: self._known[text] for text in wanted if text in self._known}
+        new = [text for text in wanted if text not in self._known]
         if new:
-            self._words.update(zip(new, _normal(self._embedder.embed(new).vectors), strict=True))
+            self._known.update(zip(new, _normal(self._embedder.embed(new).vectors), strict=True))
 
 
 class _Asked:
