@@ -173,6 +173,7 @@ def test_no_address(url: str) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        ({"url": "http://me:s3cret@host/v1"}, "holds a user or password"),
         ({"model": " "}, "needs a model's name"),
         ({"timeout": 0}, "timeout is 0 seconds"),
         ({"timeout": float("nan")}, "timeout"),

@@ -51,6 +51,8 @@ class Endpoint:
             valid = False
         if not valid or any(c.isspace() for c in url.strip()):
             raise UserError(f"{url!r} is no address of an endpoint; give one such as http://localhost:8000/v1")
+        if parts.username is not None or parts.password is not None:
+            raise UserError("the endpoint's address holds a user or password; leave them out, and give a key instead")
         if not model.strip():
             raise UserError(f"the endpoint {url} needs a model's name; give the one it lists under /models")
         if not timeout > 0 or timeout == float("inf"):

@@ -22,8 +22,7 @@ _COUNTING = (
 )
 _COUNTS = {word: str(n) for n, word in enumerate(_COUNTING.split())}
 OVERLAP, NEAR = 0.5, 0.45
-"""The least share of words and the least cosine of a supported sentence; of the two sets of sentences that
-``benchmarks/answer_quality.py`` makes (said by the source, and changed in a fact) they part most."""
+"""The least share of words and the least cosine of a supported sentence. Set by hand, not measured."""
 
 
 @dataclass(frozen=True)
