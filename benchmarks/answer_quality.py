@@ -38,7 +38,7 @@ from scratchlm.retrieval.chat_models import ChatModel, LocalChat
 from scratchlm.retrieval.evidence import Embeds, EvidenceScorer, Signals, Weights
 from scratchlm.retrieval.passages import Document, Hit
 from scratchlm.retrieval.prompting import candidates_of
-from scratchlm.retrieval.sentences import sentence_spans
+from scratchlm.retrieval.wording import sentence_spans
 
 SETS = Path(__file__).resolve().parents[1] / "tests" / "retrieval"
 CALIBRATION, HELD = SETS / "questions" / "calibration.txt", SETS / "questions" / "held.txt"

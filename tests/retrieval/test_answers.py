@@ -18,7 +18,7 @@ from scratchlm.retrieval.answers import LONGEST_QUESTION, REFUSAL, Answerer, Ans
 from scratchlm.retrieval.chat_models import LocalChat
 from scratchlm.retrieval.followup import Turn
 from scratchlm.retrieval.passages import Hit
-from scratchlm.retrieval.sentences import content_words, stem
+from scratchlm.retrieval.wording import content_words, stem
 
 BRIDGE = (
     "The Halden bridge spans the river Orla. It was opened on 3 May 1931 by the mayor, Greta Lind. "

@@ -8,8 +8,8 @@ from scratchlm.retrieval.calibration import THRESHOLD, WEIGHTS
 from scratchlm.retrieval.evidence import Signals, Weights
 from scratchlm.retrieval.expected import answer_places, expected_answer
 from scratchlm.retrieval.followup import Turn, standalone, topic_of
-from scratchlm.retrieval.sentences import content_words, sentence_spans, stem
 from scratchlm.retrieval.support import check_support
+from scratchlm.retrieval.wording import content_words, sentence_spans, stem
 
 
 @pytest.mark.parametrize(

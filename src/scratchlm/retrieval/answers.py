@@ -22,8 +22,8 @@ from scratchlm.retrieval.followup import Turn, standalone
 from scratchlm.retrieval.instructions import neutral, speaks_to_the_model
 from scratchlm.retrieval.passages import Hit
 from scratchlm.retrieval.prompting import Dropped, build_prompt, candidates_of
-from scratchlm.retrieval.sentences import sentence_spans
 from scratchlm.retrieval.support import check_support
+from scratchlm.retrieval.wording import sentence_spans
 
 Style = Literal["auto", "quote", "write"]
 REFUSAL = "The sources do not answer this question."

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scratchlm.retrieval.expected import answer_places, expected_answer
 from scratchlm.retrieval.passages import Hit, with_headings
-from scratchlm.retrieval.sentences import STOP_WORDS, content_words, stem, words_of
+from scratchlm.retrieval.wording import STOP_WORDS, content_words, stem, words_of
 
 Vectors = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from scratchlm.retrieval.sentences import content_words
+from scratchlm.retrieval.wording import content_words
 
 _THING = re.compile(r"\b(it|this|that one|that|they|them|these|those|there)\b(?=\W*(?:$|\w))", re.IGNORECASE)
 _THINGS_OWN = re.compile(r"\b(its|their)\b", re.IGNORECASE)

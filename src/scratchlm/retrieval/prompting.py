@@ -17,7 +17,7 @@ from scratchlm.retrieval.instructions import (
     turn_spans,
 )
 from scratchlm.retrieval.passages import Hit
-from scratchlm.retrieval.sentences import sentence_spans
+from scratchlm.retrieval.wording import sentence_spans
 from scratchlm.tokenizers.chat import Message
 
 Count = Callable[[Sequence[Message]], int]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from scratchlm.retrieval.sentences import content_words, stem, words_of
+from scratchlm.retrieval.wording import content_words, stem, words_of
 
 _NUMBER = re.compile(r"\d[\d.,:]*\d|\d")
 _NAME = re.compile(r"(?<=\s)[A-ZÀ-ÞŁŚŠŽ][\w'’-]*|`[^`]+`")
