@@ -1,22 +1,17 @@
-"""What the tests with other libraries share: tiny models, and the mark that asynchronous tests need."""
+"""What the tests with other libraries share: tiny models."""
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
+import torch
 
-from ..training.tuned_models import save_model
+from scratchlm.checkpoints import save_huggingface
+from scratchlm.models import ModelConfig, build_model
+from scratchlm.tokenizers import train_tokenizer
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """LangChain's standard suites have asynchronous tests without a mark of their own."""
-    for item in items:
-        if HERE in item.path.parents and inspect.iscoroutinefunction(getattr(item, "obj", None)):
-            item.add_marker(pytest.mark.asyncio)
+from ..training.tuned_models import COMMON, SHAPES, save_model, sentence
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +20,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name in ("talker", "other"):
         save_model(folder / name, "llama", context=512, init_std=0.3, **({} if name == "talker" else {"layers": 1}))
-    save_model(folder / "reader", "bert", context=48)
+    letters = " ".join("abcdefghijklmnopqrstuvwxyz 0123456789")
+    tokens = ("[PAD]", "[UNK]", "[MASK]", "[BOS]")
+    words = train_tokenizer("wordpiece", [*map(sentence, range(40)), letters], vocab_size=160, special_tokens=tokens)
+    torch.manual_seed(3)
+    config = ModelConfig(words.vocab_size, **(COMMON | SHAPES["bert"]))
+    save_huggingface(build_model(config), folder / "reader", words)
     return folder

@@ -64,15 +64,16 @@ def test_answers_that_are_asked_for_together_are_the_same_and_take_fewer_steps(
 
 
 def test_pieces_come_as_they_are_computed_and_make_the_whole(model: ChatScratchlm) -> None:
-    chunks = list(model.stream("the sea is wide"))
-    whole = model.invoke("the sea is wide")
+    chunks = list(model.stream("the sea is wide", seed=1))
+    whole = model.invoke("the sea is wide", seed=1)
     assert "".join(str(chunk.content) for chunk in chunks) == whole.content
     assert len([chunk for chunk in chunks if chunk.content]) > 3
     total = sum(chunks[1:], chunks[0])
     assert total.usage_metadata is not None
     assert whole.usage_metadata is not None
     assert total.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
-    assert total.response_metadata == whole.response_metadata
+    assert total.response_metadata.items() <= whole.response_metadata.items()
+    assert total.response_metadata["seed"] == 1
 
 
 def test_tokens_are_counted_as_the_model_reads_them(model: ChatScratchlm, talker: str) -> None:
@@ -268,16 +269,13 @@ def test_an_error_in_the_engine_reaches_all_who_wait_and_leaves_none_behind(
     model: ChatScratchlm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = model._asked.model.engine()
-    real, steps = engine.step, [0]
 
     def step() -> bool:
-        steps[0] += 1
-        if steps[0] <= 6:
-            raise UserError("the weights are broken")
-        return real()
+        raise UserError("the weights are broken")
 
-    monkeypatch.setattr(engine, "step", step)
-    found = model.batch(["the sea"] * 4, return_exceptions=True)
-    assert any(isinstance(one, UserError) for one in found)
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "step", step)
+        found = model.batch(["the sea"] * 4, return_exceptions=True)
+    assert [str(one) for one in found] == ["the weights are broken"] * 4
     assert model.invoke("the wind").content
     assert engine.load == (0, 0)

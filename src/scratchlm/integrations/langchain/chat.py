@@ -116,8 +116,8 @@ class ChatScratchlm(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """All that decides an answer, for LangChain's cache."""
-        settings = {name: getattr(self, name) for name in (*_SAMPLING, "max_tokens", "stop", "device", "precision")}
-        return {"model": self.name_of_model, **settings}
+        settings = {name: getattr(self, name) for name in (*_SAMPLING, "max_tokens", "device", "precision")}
+        return {"model": self.name_of_model, "stops": self._stops(None), **settings}  # "stop" is a call's own
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         found = super()._get_ls_params(stop=stop, **kwargs)
