@@ -23,6 +23,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from scratchlm.errors import UserError
 from scratchlm.integrations.langchain import ScratchlmEmbeddings, ScratchlmVectorStore
+from scratchlm.integrations.langchain.vector_store import PROBE
 from scratchlm.retrieval import text_table
 from scratchlm.retrieval.text_table import MadeWith, TextTable
 
@@ -143,9 +144,9 @@ def test_threads_may_write_and_search_at_a_time(tmp_path: Path) -> None:
         store.add_texts([f"text {n}"], ids=[str(n)])
         return store.similarity_search(f"text {n}", k=1)[0].id
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(work, range(12))) == list(map(str, range(12)))
-    assert len(store) == 12
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(24))) == list(map(str, range(24)))
+    assert len(store) == 24
 
 
 WRITER = """
@@ -177,6 +178,23 @@ def test_another_model_is_refused(tmp_path: Path, models: Path) -> None:
             with pytest.raises(UserError, match=r"was made with the embedding model .*reader.* gives other vectors"):
                 use()
     assert len(in_8_bits) == 1
+
+
+def test_a_model_that_cannot_read_the_probe_is_known_by_its_name() -> None:
+    class Strict(Broken):
+        model = "strict"
+
+        def embed_query(self, text: str) -> list[float]:
+            if text == PROBE:
+                raise UserError("the character 't' is not in the vocabulary")
+            return [1.0, 0.0]
+
+    store = ScratchlmVectorStore.from_texts(["1"], Strict())
+    assert store.similarity_search("2")[0].page_content == "1"
+    store._embedding = Broken()
+    del store._own
+    with pytest.raises(UserError, match="was made with the embedding model strict, and Broken gives other vectors"):
+        store.similarity_search("2")
 
 
 class Broken(Embeddings):

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +57,8 @@ class MadeWith:
 
     name: str
     probe: tuple[float, ...]
-    """The vector of a fixed text, (C,): models of the same name and size give others."""
+    """The vector of a fixed text, (C,), by which models of the same name and size are told apart; empty for a model
+    that cannot read it."""
 
 
 class TextTable:
@@ -82,22 +84,33 @@ class TextTable:
             if "://" not in self.store:
                 Path(self.store).mkdir(parents=True, exist_ok=True)
             self._database = lancedb.connect(self.store, read_consistency_interval=timedelta(0))
-        if self._table is not None:
-            _ = self.made_with
+        self._opened: Table | None = None
+        self._creating = Lock()
+        _ = self.made_with
 
     @property
     def _table(self) -> Table | None:
         """None until the first text has come."""
-        if "_opened" not in self.__dict__:
+        if self._opened is None:
             with self._errors("opened"):
-                if self.name not in self._database.list_tables(limit=100_000).tables:
-                    return None
+                try:
+                    self._opened = self._database.open_table(self.name)
+                except ValueError as error:
+                    if "was not found" not in str(error):
+                        raise
         return self._opened
 
-    @cached_property
-    def _opened(self) -> Table:
-        with self._errors("opened"):
-            return self._database.open_table(self.name)
+    def _create(self, schema: Any) -> Table:
+        """The table, made now unless another thread or process was first."""
+        with self._creating:
+            for wait in (0.0, 0.05, 0.2, 1.0):
+                time.sleep(wait)  # where another process is making it at this moment
+                try:
+                    return self._table or self._database.create_table(self.name, schema=schema, exist_ok=True)
+                except (OSError, RuntimeError, ValueError, UserError):
+                    if wait == 1.0:
+                        raise
+        raise AssertionError
 
     @property
     def made_with(self) -> MadeWith | None:
@@ -117,6 +130,7 @@ class TextTable:
             ) from error
         if format_ > FORMAT:
             raise UserError(f"the store {self.store} was written by a later scratchlm; upgrade this one")
+        self._size = int(self._table.schema.field("vector").type.list_size)
         return made
 
     def __len__(self) -> int:
@@ -150,11 +164,12 @@ class TextTable:
         last = sorted({id_: row for row, id_ in enumerate(ids)}.values())
         if not last:
             return
-        known = self.made_with
-        size = len((known or made_with).probe)
-        if vectors.shape != (len(ids), size):
+        if vectors.ndim != 2 or len(vectors) != len(ids):
+            raise ValueError(f"{len(ids)} texts have vectors of the shape {vectors.shape}; give one for each")
+        if self.made_with is not None and vectors.shape[1] != self._size:
             raise UserError(
-                f"the vectors have {vectors.shape[-1]:,} numbers and the store's {size:,}; use its own model"
+                f"the vectors have {vectors.shape[1]:,} numbers and the store's {self._size:,}; use the model it was "
+                "made with"
             )
         if not np.isfinite(vectors).all():
             raise UserError("a text's vector has numbers that are not finite; use another embedding model")
@@ -163,9 +178,7 @@ class TextTable:
             table = self._table
             if table is None:
                 about = json.dumps({"format": FORMAT, "model": made_with.name, "probe": made_with.probe})
-                schema = rows.schema.with_metadata({_KEY: about.encode()})
-                self._database.create_table(self.name, schema=schema, exist_ok=True)
-                table = self._opened
+                table = self._create(rows.schema.with_metadata({_KEY: about.encode()}))
             if new:
                 table.add(rows)
             else:
@@ -208,13 +221,11 @@ class TextTable:
         if count < 1:
             raise UserError(f"{count} texts are asked for; ask for 1 or more")
         condition = _condition(where or {})
-        known = self.made_with
-        if known is None or self._table is None:
+        if self.made_with is None or self._table is None:
             return []
-        if vector.shape != (len(known.probe),) or not np.isfinite(vector).all():
+        if vector.shape != (self._size,) or not np.isfinite(vector).all():
             raise UserError(
-                f"the vector to search for is not of {len(known.probe):,} finite numbers, as the store's are; use its "
-                "model"
+                f"the vector to search for is not of {self._size:,} finite numbers, as the store's are; use its model"
             )
         with self._errors("read"):
             query = self._table.search(_unit(vector[None])[0]).distance_type("dot").limit(count)  # type: ignore[attr-defined]

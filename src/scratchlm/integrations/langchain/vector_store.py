@@ -12,13 +12,12 @@ import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
-from numpy.typing import NDArray
 
 from scratchlm.errors import UserError
 from scratchlm.integrations.missing import need
 from scratchlm.retrieval.text_table import MEMORY, MadeWith, StoredText, TextTable
 
-PROBE = "The quick brown fox jumps over the lazy dog."
+PROBE = "the"
 """Its vector tells whether a store was made with another embedding model."""
 ALIKE = 0.98
 """The least cosine of the probe's vectors by the same model: 8 bits in place of 32 move one by less."""
@@ -208,7 +207,11 @@ class ScratchlmVectorStore(VectorStore):
         """What our embedding model makes of the probe."""
         model = self._embedding
         name = getattr(model, "model", None) or getattr(model, "model_name", None) or type(model).__name__
-        return MadeWith(str(name), tuple(map(float, model.embed_query(PROBE))))
+        try:
+            probe = model.embed_query(PROBE)
+        except UserError:  # a tokenizer of one's own that has not these letters
+            probe = []
+        return MadeWith(str(name), tuple(map(float, probe)))
 
     def _check_model(self) -> None:
         """See that the store's vectors are our model's.
@@ -219,8 +222,7 @@ class ScratchlmVectorStore(VectorStore):
         known = self._table.made_with
         if known is None:
             return
-        theirs, own = np.asarray(known.probe), np.asarray(self._own.probe)
-        if theirs.shape != own.shape or _cosine(theirs, own) < ALIKE:
+        if not _alike(known, self._own):
             raise UserError(
                 f"the store {self._table.store} was made with the embedding model {known.name}, and {self._own.name} "
                 "gives other vectors; use that model, or another store"
@@ -236,9 +238,13 @@ def _document(found: StoredText) -> Document:
     return Document(id=found.id, page_content=found.text, metadata=found.metadata)
 
 
-def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    lengths = np.linalg.norm(first) * np.linalg.norm(second)
-    return float(first @ second / lengths) if lengths else float(np.array_equal(first, second))
+def _alike(first: MadeWith, second: MadeWith) -> bool:
+    """Whether two models are the same, by their vectors of the probe or, where there are none, by their names."""
+    one, other = np.asarray(first.probe), np.asarray(second.probe)
+    if one.shape != other.shape or not len(one):
+        return one.shape == other.shape and first.name == second.name
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return bool(one @ other >= ALIKE * lengths)
 
 
 def _diverse(found: Sequence[StoredText], count: int, weight: float) -> list[int]:
