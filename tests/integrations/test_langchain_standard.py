@@ -1,4 +1,5 @@
-"""LangChain's own test suites, which every integration is to pass, on tiny untrained models.
+"""LangChain's own test suites, which every integration is to pass, on tiny untrained models and,
+where they have been fetched, on real ones.
 
 What the chat model does not do (tools, structured output, images, serialisation) it declares: the suites then skip it.
 """
@@ -22,6 +23,7 @@ from langchain_tests.integration_tests import (
 )
 from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
+from scratchlm.checkpoints.catalogue import find_pulled
 from scratchlm.integrations.langchain import (
     ChatScratchlm,
     ScratchlmEmbeddings,
@@ -78,6 +80,35 @@ class TestChat(WithModels, ChatModelIntegrationTests):
             return model.invoke(question)
         chunks = list(model.stream(question))
         return sum(chunks[1:], chunks[0])
+
+
+def where_fetched(model: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        find_pulled(model) is None, reason=f"it needs {model}; fetch it with: scratchlm models pull {model}"
+    )
+
+
+@pytest.mark.slow
+@where_fetched("smollm2-135m-instruct")
+class TestRealChat(ChatModelIntegrationTests):
+    @property
+    def chat_model_class(self) -> type[ChatScratchlm]:
+        return ChatScratchlm
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": "smollm2-135m-instruct", "temperature": 0, "max_tokens": 24}
+
+
+@where_fetched("all-minilm-l6-v2")
+class TestRealEmbeddings(EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self) -> type[ScratchlmEmbeddings]:
+        return ScratchlmEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": "all-minilm-l6-v2", "precision": "int8"}
 
 
 class TestEmbeddingsUnit(WithModels, EmbeddingsUnitTests):
