@@ -14,6 +14,7 @@ import typer
 
 from scratchlm import __version__
 from scratchlm.cli.align import align
+from scratchlm.cli.ask import ask
 from scratchlm.cli.bench import bench
 from scratchlm.cli.chat import chat
 from scratchlm.cli.demo import demo
@@ -22,9 +23,11 @@ from scratchlm.cli.evaluate import evaluate
 from scratchlm.cli.fill import fill
 from scratchlm.cli.finetune import finetune
 from scratchlm.cli.generate import generate
+from scratchlm.cli.index import index
 from scratchlm.cli.models import models
 from scratchlm.cli.plot import plot
 from scratchlm.cli.predict import predict
+from scratchlm.cli.search import search
 from scratchlm.cli.train import train
 from scratchlm.errors import UserError
 
@@ -57,6 +60,9 @@ for _name, _verb in (
     ("fill", fill),
     ("embed", embed),
     ("predict", predict),
+    ("index", index),
+    ("search", search),
+    ("ask", ask),
     ("plot", plot),
     ("bench", bench),
 ):
