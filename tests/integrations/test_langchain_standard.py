@@ -31,8 +31,6 @@ from scratchlm.integrations.langchain import (
     ScratchlmVectorStore,
 )
 
-from .made_up_search import MadeUpSearch
-
 
 class WithModels:
     """Finds the models that the tests have written."""
@@ -144,14 +142,21 @@ class TestVectorStoreInMemory(VectorStoreIntegrationTests):
 
 
 class TestRetriever(RetrieversIntegrationTests):
+    store: Path
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _find_index(cls, index: Path) -> None:
+        cls.store = index
+
     @property
     def retriever_constructor(self) -> type[ScratchlmRetriever]:
         return ScratchlmRetriever
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return {"searcher": MadeUpSearch()}
+        return {"searcher": ScratchlmRetriever.open(self.store).searcher}
 
     @property
     def retriever_query_example(self) -> str:
-        return "when was the bridge opened"
+        return "how wide is the sea"

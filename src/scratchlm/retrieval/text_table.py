@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scratchlm.errors import UserError
+from scratchlm.retrieval.filters import among, plain, quoted
+from scratchlm.retrieval.store import first_line
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -161,7 +163,7 @@ class TextTable:
             UserError: a vector is not of the table's size or has no finite numbers, metadata that JSON does not have,
                 or the store cannot be written.
         """
-        last = sorted({id_: row for row, id_ in enumerate(ids)}.values())
+        last = sorted({plain(id_): row for row, id_ in enumerate(ids)}.values())
         if not last:
             return
         if vectors.ndim != 2 or len(vectors) != len(ids):
@@ -202,7 +204,7 @@ class TextTable:
         with self._errors("read"):
             query = [self._table.search().where(condition).limit(_IDS) for condition in _among(ids)]
             found = {one.id: one for part in query for one in _stored(part.to_list())}
-        return [found[one] for one in ids if one in found]
+        return [found[plain(one)] for one in ids if plain(one) in found]
 
     def search(
         self, vector: Matrix, count: int, where: Mapping[str, Scalar | Sequence[Scalar]] | None = None
@@ -241,8 +243,8 @@ class TextTable:
         schema = pyarrow.schema([*columns, ("tags", tags), ("vector", kind)])
         listed: Any = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), vectors.shape[1])
         values: list[Any] = [
-            [one[0] for one in texts],
-            [one[1] for one in texts],
+            [plain(one[0]) for one in texts],
+            [plain(one[1]) for one in texts],
             [_json(one[0], one[2]) for one in texts],
             [[_tag(key, value) for key, value in one[2].items() if _is_scalar(value)] for one in texts],
         ]
@@ -255,8 +257,9 @@ class TextTable:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            raise UserError(f"the store {self.store} cannot be {done}: {said}; mend that, or choose another") from error
+            raise UserError(
+                f"the store {self.store} cannot be {done} ({first_line(error)}); mend that, or choose another"
+            ) from error
 
 
 def _unit(vectors: Matrix) -> Matrix:
@@ -281,7 +284,7 @@ def _stored(rows: Sequence[Mapping[str, Any]]) -> list[StoredText]:
 
 def _json(id_: str, metadata: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(dict(metadata), ensure_ascii=False)
+        return plain(json.dumps(dict(metadata), ensure_ascii=False))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"the metadata of the text {id_!r} cannot be kept: {error}; give text, numbers, lists and mappings"
@@ -305,15 +308,10 @@ def _condition(where: Mapping[str, Scalar | Sequence[Scalar]]) -> str:
         values = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
         if not values or not all(_is_scalar(value) for value in values):
             raise UserError(f"metadata cannot be searched for {key!r}: {wanted!r}; give a value, or a list of values")
-        parts.append(f"array_has_any(tags, [{', '.join(_quoted(_tag(key, value)) for value in values)}])")
+        parts.append(f"array_has_any(tags, [{', '.join(quoted(_tag(key, value)) for value in values)}])")
     return " AND ".join(parts)
 
 
 def _among(ids: Sequence[str]) -> list[str]:
-    parts = [ids[first : first + _IDS] for first in range(0, len(ids), _IDS)]
-    return [f"id IN ({', '.join(map(_quoted, part))})" for part in parts]
-
-
-def _quoted(text: str) -> str:
-    """As SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
+    """Conditions that take all of the ids together, each some of them."""
+    return [among("id", ids[first : first + _IDS]) for first in range(0, len(ids), _IDS)]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Self
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -17,28 +16,18 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict
 
 from scratchlm.errors import UserError
+from scratchlm.integrations.missing import need
+from scratchlm.retrieval.embeddings import Embedder
+from scratchlm.retrieval.index import Index
 from scratchlm.retrieval.passages import Hit
-
-
-class Found(Protocol):
-    """What a search gives."""
-
-    @property
-    def hits(self) -> Sequence[Hit]:
-        """The best first."""
-
-
-class Searches(Protocol):
-    """What finds passages, such as :class:`scratchlm.retrieval.search.Searcher`."""
-
-    def search(self, query: str, k: int, where: Any = None) -> Found:
-        """The ``k`` best passages."""
+from scratchlm.retrieval.search import Searcher, SearchResult
+from scratchlm.retrieval.search_settings import SearchSettings
 
 
 class ScratchlmRetriever(BaseRetriever):
     """Our search, for LangChain.
 
-        ScratchlmRetriever(searcher=searcher, k=5).invoke("When was Rumi born?")
+        ScratchlmRetriever.open("manual.index", k=5).invoke("How is a model exported?")
 
     A document's text is the passage. Its metadata say where it stands (``source`` is the file, ``start`` and ``end``
     are characters of it, then lines, pages and headings) and what each stage of the search gave it (``score``,
@@ -51,11 +40,34 @@ class ScratchlmRetriever(BaseRetriever):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     searcher: Any
-    """:class:`Searches`."""
+    """A :class:`~scratchlm.retrieval.search.Searcher`, or what has its ``search(query, k, where=None)``."""
     k: int = 4
     """Passages; another number may be given with a call."""
     where: Any = None
     """Which of the files are searched, as the searcher takes it; the same."""
+
+    @classmethod
+    def open(cls, store: str | Path, *, settings: SearchSettings | None = None, **fields: Any) -> Self:
+        """The retriever of an index that ``scratchlm index`` has made.
+
+        Args:
+            settings: how to search; by default by vectors and words, and passages that touch are not joined, so that
+                there are as many documents as are asked for.
+            fields: ``k`` and ``where``.
+
+        Raises:
+            UserError: there is no index in ``store``, or its embedding model is not on this machine.
+            MissingExtra: LanceDB is not installed.
+        """
+        need("langchain", "lancedb")
+        index = Index.open(store)
+        embedder = None
+        settings = settings or SearchSettings(join=False)
+        if settings.mode != "bm25":
+            precision: Any = index.record.precision
+            embedder = Embedder.open(index.record.model, precision)
+            index.record.check_model(embedder, str(store), writing=False)
+        return cls(searcher=Searcher(index, embedder, settings), **fields)
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         found = super()._get_ls_params(**kwargs)
@@ -77,20 +89,6 @@ class ScratchlmRetriever(BaseRetriever):
         return [to_document(hit) for hit in found.hits]
 
 
-@dataclass(frozen=True)
-class LangChainResult:
-    """What a LangChain retriever has found, as our search tells it."""
-
-    query: str
-    hits: list[Hit]
-    timings: Mapping[str, float] = field(default_factory=dict)
-    """Milliseconds."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {"query": self.query, "hits": [hit.as_json() for hit in self.hits], "timings": dict(self.timings)}
-
-
 class LangChainSearcher:
     """A LangChain retriever, or any runnable that gives documents for a text, as what our answers search with.
 
@@ -104,7 +102,7 @@ class LangChainSearcher:
     def __init__(self, retriever: Runnable[str, list[Document]]) -> None:
         self.retriever = retriever
 
-    def search(self, query: str, k: int = 10, where: Any = None) -> LangChainResult:
+    def search(self, query: str, k: int = 10, where: Any = None) -> SearchResult:
         """The first ``k`` documents that the retriever gives. It is asked for ``k`` where it takes that.
 
         Raises:
@@ -122,7 +120,7 @@ class LangChainSearcher:
         if not isinstance(documents, list) or not all(isinstance(one, Document) for one in documents):
             raise UserError(f"{type(self.retriever).__name__} gives no list of LangChain documents; use a retriever")
         hits = [to_hit(document, rank) for rank, document in enumerate(documents[:k], 1)]
-        return LangChainResult(query, hits, {"retriever": 1000 * (time.perf_counter() - begun)})
+        return SearchResult(query, hits, {"total": 1000 * (time.perf_counter() - begun)})
 
 
 def to_document(hit: Hit) -> Document:

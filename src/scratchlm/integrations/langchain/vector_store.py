@@ -15,6 +15,7 @@ from langchain_core.vectorstores import VectorStore
 
 from scratchlm.errors import UserError
 from scratchlm.integrations.missing import need
+from scratchlm.retrieval.fusion import mmr
 from scratchlm.retrieval.text_table import MEMORY, MadeWith, StoredText, TextTable
 
 PROBE = "the"
@@ -187,7 +188,10 @@ class ScratchlmVectorStore(VectorStore):
         if k < 1:
             raise UserError(f"{k} texts are asked for; ask for 1 or more")
         found = self._search(embedding, max(fetch_k, k), filter)
-        return [_document(found[i]) for i in _diverse(found, k, lambda_mult)]
+        if not found:
+            return []
+        vectors = np.stack([one.vector for one in found])
+        return [_document(found[i]) for i in mmr(vectors, [one.score for one in found], lambda_mult, k)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """The cosine is the relevance; LangChain wants it between 0 and 1."""
@@ -245,20 +249,3 @@ def _alike(first: MadeWith, second: MadeWith) -> bool:
         return one.shape == other.shape and first.name == second.name
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return bool(one @ other >= ALIKE * lengths)
-
-
-def _diverse(found: Sequence[StoredText], count: int, weight: float) -> list[int]:
-    """Places in ``found``, each the best of those left by ``weight`` x its score - (1 - weight) x its highest cosine
-    with one that was chosen before. The first one is the most alike."""
-    if not found:
-        return []
-    vectors = np.stack([one.vector for one in found])
-    scores = np.array([one.score for one in found])
-    chosen = [int(scores.argmax())]
-    nearest = vectors @ vectors[chosen[0]]
-    while len(chosen) < min(count, len(found)):
-        worth = weight * scores - (1 - weight) * nearest
-        worth[chosen] = -np.inf
-        chosen.append(int(worth.argmax()))
-        nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
-    return chosen
