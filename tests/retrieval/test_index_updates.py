@@ -28,6 +28,7 @@ from tests.retrieval.index_parts import Words, document, paragraphs
 
 from scratchlm.retrieval import store as stores
 from scratchlm.retrieval import updating
+from scratchlm.retrieval.folders import Folder
 from scratchlm.retrieval.index import Index
 
 ROOT = Path(__file__).parents[2]
