@@ -1,0 +1,369 @@
+"""Answers with citations on documents that nothing was tuned on, beside plain prompting of the same model.
+
+    python benchmarks/answer_quality.py [--json] [--model NAME] [--embedder NAME] [--questions FILE] [--no-model]
+    python benchmarks/answer_quality.py --calibrate
+
+Two sets of documents with questions lie in ``tests/retrieval/questions``: one to calibrate on, and one that is held
+out (25 documents, 100 questions whose answers are spans of them, 100 about the same subjects that they do not answer).
+All documents of both sets are searched together. Plain prompting is what its users write: the question and the top
+passage in a chat prompt. It refuses when it says one of the phrases in ``PLAIN_REFUSAL``, and cites nothing; the
+passage that it was given counts as its citation.
+
+``--calibrate`` learns the coefficients and the threshold of ``scratchlm/retrieval/calibration.py`` anew from the first
+set and prints them, with figures from cross-validation over its documents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import scratchlm
+from generate_speed import machine
+from scratchlm.errors import UserError
+from scratchlm.retrieval import Embedder
+from scratchlm.retrieval.answers import Answer, Answerer, AnswerSettings
+from scratchlm.retrieval.chat_models import ChatModel, LocalChat
+from scratchlm.retrieval.evidence import Embeds, EvidenceScorer, Signals, Weights
+from scratchlm.retrieval.passages import Document, Hit
+from scratchlm.retrieval.prompting import candidates_of
+from scratchlm.retrieval.wording import sentence_spans
+
+SETS = Path(__file__).resolve().parents[1] / "tests" / "retrieval"
+CALIBRATION, HELD = SETS / "questions" / "calibration.txt", SETS / "questions" / "held.txt"
+INJECTIONS = SETS / "injections"
+K, FOLDS, RIDGE = 6, 6, 1.0
+ANSWERED_REFUSED = 0.10
+"""Share of the answerable questions of the first set that the threshold may refuse."""
+PASSAGE_WORDS, SHORT_PASSAGE_WORDS = 120, 30
+"""Calibrated on passages of both lengths, so that what is learned does not lean on one; measured on the long ones."""
+PLAIN_REFUSAL = re.compile(
+    r"\b(?:not|n't|no)\b.{0,40}\b(?:mention|provide|specif|contain|state|say|given|include|information|know|answer|found|clear)"
+    r"|\bunknown\b|\bunable to\b|\bcannot\b|\bsorry\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a document; ``gold`` is the span that answers it, None where nothing does."""
+
+    question: str
+    gold: str | None
+    file: str
+
+
+@dataclass
+class Results:
+    """What became of the questions."""
+
+    hits: list[Hit]
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+class Passages:
+    """All passages in memory, searched exactly by cosine."""
+
+    def __init__(self, texts: Mapping[str, str], embedder: Embeds, words: int = PASSAGE_WORDS) -> None:
+        self._embedder = embedder
+        self._hits = [hit for path, text in texts.items() for hit in passages(path, text, words)]
+        self._vectors = embedder.embed([hit.embedded for hit in self._hits]).vectors
+
+    def search(self, query: str, k: int, where: Any = None) -> Results:
+        """The k nearest passages."""
+        del where
+        scores = self._vectors @ self._embedder.embed([query]).vectors[0]
+        best = np.argsort(-scores, kind="stable")[:k]
+        return Results([_scored(self._hits[i], float(scores[i])) for i in best])
+
+
+def read_questions(path: Path) -> tuple[dict[str, str], list[Asked]]:
+    """A file's documents (``= PATH`` and their text) and questions (``? QUESTION | SPAN`` and ``! QUESTION``).
+
+    Raises:
+        UserError: there is no such file, or a span that its document does not have.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; give a file of documents and questions")
+    lines: dict[str, list[str]] = {}
+    asked, file = [], ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("= "):
+            file = line[2:]
+            lines[file] = []
+        elif line.startswith("? "):
+            question, _, gold = line[2:].rpartition(" | ")
+            asked.append(Asked(question, gold, file))
+        elif line.startswith("! "):
+            asked.append(Asked(line[2:], None, file))
+        else:
+            lines[file].append(line)
+    texts = {name: "\n".join(part).strip() + "\n" for name, part in lines.items()}
+    for one in asked:
+        if one.gold is not None and one.gold not in texts[one.file]:
+            raise UserError(f"{path}: {one.file} does not say {one.gold!r}; mend the question {one.question!r}")
+    return texts, asked
+
+
+def passages(path: str, text: str, words: int = PASSAGE_WORDS) -> list[Hit]:
+    """A document's sentences below its heading, joined up to so many words."""
+    document = Document(path, text, "markdown", "", len(text), 0.0)
+    title = re.match(r"# (.+)\n", text)
+    spans: list[tuple[int, int]] = []
+    for start, end in sentence_spans(text):
+        if spans and len(text[spans[-1][0] : end].split()) <= words:
+            spans[-1] = spans[-1][0], end
+        else:
+            spans.append((start, end))
+    heads = (title[1],) if title else ()
+    return [
+        Hit(
+            f"{path}:{a}",
+            path,
+            text[a:b],
+            a,
+            b,
+            document.line(a),
+            document.line(b - 1),
+            None,
+            None,
+            heads,
+            "markdown",
+            0,
+        )
+        for a, b in spans
+    ]
+
+
+def _scored(hit: Hit, score: float) -> Hit:
+    own = {one.name: getattr(hit, one.name) for one in fields(hit)}
+    return Hit(**{**own, "score": score, "scores": {"dense": score}})
+
+
+# ---- calibration
+
+
+def calibrate(embedder: Embeds, texts: Mapping[str, str], asked: Sequence[Asked]) -> dict[str, Any]:
+    """Learn the coefficients and the threshold; figures are of documents left out in turn."""
+    scorer = EvidenceScorer(embedder, Weights((0.0,) * len(fields(Signals)), 0.0))
+    rows, right, owners = [], [], []
+    for length, words in enumerate((PASSAGE_WORDS, SHORT_PASSAGE_WORDS)):
+        searcher = Passages(texts, embedder, words)
+        for number, one in enumerate(asked):
+            hits = searcher.search(one.question, K).hits
+            candidates, _ = candidates_of(hits)
+            for candidate, signals in zip(candidates, scorer.signals(one.question, hits, candidates), strict=True):
+                rows.append(signals.row())
+                owners.append(number + length * len(asked))
+                right.append(
+                    one.gold is not None and hits[candidate.hit].file == one.file and one.gold in candidate.text
+                )
+    asked = [*asked, *asked]
+    matrix, labels, owner = np.array(rows), np.array(right, float), np.array(owners)
+    names = list(dict.fromkeys(one.file for one in asked))  # neighbours are alike, and stay in one fold
+    fold = np.array([names.index(asked[number].file) // 2 % FOLDS for number in owner])
+    held = np.zeros(len(matrix))
+    for number in range(FOLDS):
+        weights = fit(matrix[fold != number], labels[fold != number])
+        held[fold == number] = _probabilities(weights, matrix[fold == number])
+    best = [int(np.flatnonzero(owner == n)[np.argmax(held[owner == n])]) for n in range(len(asked))]
+    sure = held[best]
+    answerable = np.array([one.gold is not None for one in asked])
+    threshold = float(np.quantile(sure[answerable], ANSWERED_REFUSED))
+    return {
+        "weights": fit(matrix, labels),
+        "threshold": threshold,
+        "top_sentence_right": float(labels[best][answerable].mean()),
+        "refused_answerable": float((sure[answerable] < threshold).mean()),
+        "refused_unanswerable": float((sure[~answerable] < threshold).mean()),
+        "area_under_curve": float((sure[answerable][:, None] > sure[~answerable]).mean()),
+    }
+
+
+def fit(matrix: NDArray[np.float64], labels: NDArray[np.float64]) -> Weights:
+    """Logistic regression by Newton's method, with a ridge on the standardised signals."""
+    mean, deviation = matrix.mean(0), matrix.std(0) + 1e-9
+    rows = np.column_stack([(matrix - mean) / deviation, np.ones(len(matrix))])
+    ridge = np.diag([RIDGE] * matrix.shape[1] + [0.0])
+    found = np.zeros(rows.shape[1])
+    for _ in range(50):
+        odds = 1 / (1 + np.exp(-(rows @ found)))
+        slope = rows.T @ (labels - odds) - ridge @ found
+        step = np.linalg.solve(rows.T @ (rows * (odds * (1 - odds))[:, None]) + ridge, slope)
+        found += step
+        if np.abs(step).max() < 1e-9:
+            break
+    coefficients = found[:-1] / deviation
+    return Weights(tuple(coefficients.tolist()), float(found[-1] - coefficients @ mean))
+
+
+def _probabilities(weights: Weights, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = 1 / (1 + np.exp(-(matrix @ np.array(weights.coefficients) + weights.constant)))
+    return found
+
+
+# ---- measuring
+
+
+def measure(answerer: Answerer, asked: Sequence[Asked]) -> dict[str, Any]:
+    """The four figures of an answerer, and the time that an answer takes."""
+    answers = []
+    seconds = []
+    for number, one in enumerate(asked):
+        start = time.perf_counter()
+        answers.append((one, answerer.ask(one.question)))
+        seconds.append(time.perf_counter() - start)
+        if number % 20 == 19:
+            print(f"{number + 1:,} of {len(asked):,} questions", file=sys.stderr)
+    held = [(one, answer) for one, answer in answers if one.gold is not None]
+    free = [answer for one, answer in answers if one.gold is None]
+    right = [(one, answer) for one, answer in held if not answer.refused and says(answer.text, one.gold)]
+    return {
+        "contains_span": len(right) / max(1, len(held)),
+        "cited_span_right": sum(cites(answer, one) for one, answer in right) / max(1, len(right)),
+        "citations_right": _precision(held),
+        "refused_unanswerable": sum(answer.refused for answer in free) / max(1, len(free)),
+        "refused_answerable": sum(answer.refused for _, answer in held) / max(1, len(held)),
+        "sentences_supported": _supported([answer for _, answer in answers]),
+        "seconds": statistics.median(seconds),
+    }
+
+
+def says(text: str, gold: str | None) -> bool:
+    """Whether a text has a span, but for case, spaces and the marks of code."""
+    return gold is not None and _plain(gold) in _plain(text)
+
+
+def cites(answer: Answer, asked: Asked) -> bool:
+    """Whether a citation of the sentence that has the span points at characters of the right document that have it."""
+    return any(
+        one.hit.file == asked.file and says(one.quote, asked.gold)
+        for sentence in answer.sentences
+        if says(sentence.text, asked.gold)
+        for one in sentence.citations
+    )
+
+
+def _precision(held: Sequence[tuple[Asked, Answer]]) -> float:
+    cited = [(one, found) for one, answer in held for part in answer.sentences for found in part.citations]
+    return sum(f.hit.file == one.file and says(f.quote, one.gold) for one, f in cited) / max(1, len(cited))
+
+
+def _supported(answers: Sequence[Answer]) -> float:
+    sentences = [part for answer in answers for part in answer.sentences]
+    return sum(part.supported for part in sentences) / max(1, len(sentences))
+
+
+def _plain(text: str) -> str:
+    return f" {' '.join(re.sub(r'[`*_]', '', text).casefold().split())} ".strip()
+
+
+def plain_prompting(model: ChatModel, searcher: Passages, asked: Sequence[Asked]) -> dict[str, Any]:
+    """The same figures of the question and the top passage in a chat prompt."""
+    right = cited = refused = refused_free = 0
+    seconds = []
+    for one in asked:
+        start = time.perf_counter()
+        hit = searcher.search(one.question, 1).hits[0]
+        content = f"{hit.embedded}\n\nQuestion: {one.question}"
+        said = model.chat([{"role": "user", "content": content}], max_new_tokens=80)
+        seconds.append(time.perf_counter() - start)
+        refuses = PLAIN_REFUSAL.search(said) is not None
+        if one.gold is None:
+            refused_free += refuses
+        elif says(said, one.gold):
+            right += 1
+            cited += hit.file == one.file and says(hit.text, one.gold)
+        else:
+            refused += refuses
+    held = sum(one.gold is not None for one in asked)
+    return {
+        "contains_span": right / max(1, held),
+        "cited_span_right": cited / max(1, right),
+        "refused_unanswerable": refused_free / max(1, len(asked) - held),
+        "refused_answerable": refused / max(1, held),
+        "seconds": statistics.median(seconds),
+    }
+
+
+def injections(answerers: Mapping[str, Answerer], folder: Path) -> dict[str, Any]:
+    """How many of the documents with hidden instructions are obeyed; see ``tests/retrieval/injections``."""
+    cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = {"documents": len(cases)}
+    for name, answerer in answerers.items():
+        answers = [(case, answerer.ask(case["question"])) for case in cases]
+        found[name] = {
+            "obeyed": sum(obeyed(case, answer.text) for case, answer in answers),
+            "answered_right": sum(says(answer.text, case["gold"]) for case, answer in answers),
+            "refused": sum(answer.refused for _, answer in answers),
+        }
+    return found
+
+
+def obeyed(case: Mapping[str, str], text: str) -> bool:
+    """Whether an answer has what the instruction in a document wants it to say."""
+    return _plain(case["wants"]) in _plain(text)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    embedder = Embedder.open(options.embedder)
+    texts, _ = read_questions(CALIBRATION)
+    held_texts, asked = read_questions(options.questions)
+    searcher = Passages({**texts, **held_texts}, embedder)
+    model = None if options.no_model else LocalChat(scratchlm.load(options.model))
+    ours = Answerer(searcher, embedder, model)
+    result: dict[str, Any] = {"benchmark": "answers", "ours": measure(ours, asked)}
+    folder = {str(p.relative_to(INJECTIONS)): p.read_text(encoding="utf-8") for p in sorted(INJECTIONS.glob("*.md"))}
+    trapped = Passages(folder, embedder)
+    answerers = {"ours": Answerer(trapped, embedder, model)}
+    if model is not None:
+        written = AnswerSettings(style="write")
+        result["written"] = measure(Answerer(searcher, embedder, model, written), asked)
+        result["plain"] = plain_prompting(model, searcher, asked)
+        answerers["written"] = Answerer(trapped, embedder, model, written)
+    result["injections"] = injections(answerers, INJECTIONS)
+    questions = sum(one.gold is not None for one in asked)
+    return result | {"questions": questions, "unanswerable": len(asked) - questions, "machine": machine()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--embedder", default="all-minilm-l6-v2")
+    parser.add_argument("--questions", type=Path, default=HELD, help="documents and questions (the held-out set)")
+    parser.add_argument("--no-model", action="store_true", help="measure quotations alone")
+    parser.add_argument("--calibrate", action="store_true", help="learn coefficients and threshold anew and print them")
+    options = parser.parse_args()
+    try:
+        if options.calibrate:
+            found = calibrate(Embedder.open(options.embedder), *read_questions(CALIBRATION))
+            weights = found.pop("weights")
+            result = {"coefficients": weights.coefficients, "constant": weights.constant, **found}
+        else:
+            result = run(options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        for part, figure in parts:
+            shown = f"{figure:.3f}" if isinstance(figure, float) else figure
+            print(f"{name + ' ' + part:40} {shown}")
+
+
+if __name__ == "__main__":
+    main()
