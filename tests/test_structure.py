@@ -34,6 +34,7 @@ ROOMS = (
     "language_model",
     "api",
     "demo",
+    "integrations",
     "cli",
 )
 """From the ground up, in the order in which data flows. A room imports from those before it, and from itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -23,7 +24,7 @@ class StateReader:
     """Reads sequences of token ids.
 
     On the CPU sequences of different lengths are computed together without padding, in native code. Where that is not
-    to be had, PyTorch computes them in batches of similar lengths.
+    to be had, PyTorch computes them in batches of similar lengths. Several threads may read at a time; they take turns.
 
     Args:
         model: put in evaluation mode. Later changes to its weights in place count, but not with "int8".
@@ -36,6 +37,7 @@ class StateReader:
         self.device: torch.device = model.embed.tokens.weight.device
         self.native: NativeModel | None = None
         """What computes it on the CPU; None where PyTorch does."""
+        self._lock = threading.Lock()  # the native code has one place to work in, and runs without Python's lock
         self._model = model.eval()
         if supported(model):
             self.native = NativeModel(ModuleWeights(model), precision)
@@ -61,7 +63,8 @@ class StateReader:
         """Each sequence's states after the final norm, (tokens, C), float32."""
         lengths = [len(ids) for ids in sequences]
         if self.native is not None:
-            return torch.split(self.native.states(sequences), lengths)
+            with self._lock:
+                return torch.split(self.native.states(sequences), lengths)
         longest = max(lengths)
         rows = torch.tensor([ids + [0] * (longest - len(ids)) for ids in sequences], device=self.device)
         documents = None
