@@ -14,6 +14,7 @@ from scratchlm.cli.stores import StoreOption
 if TYPE_CHECKING:
     from scratchlm.retrieval.updating import UpdateReport
 
+MODEL = "all-minilm-l6-v2"
 MOST_NAMED = 20
 """Files that are passed over and named one by one; ``--json`` names all."""
 
@@ -21,8 +22,8 @@ MOST_NAMED = 20
 def index(
     documents: Annotated[Path, typer.Argument(metavar="DOCS", help="A folder of documents, or one file.")],
     store: StoreOption,
-    model: Annotated[str, typer.Option(help="The embedding model, for a new index.")] = "all-minilm-l6-v2",
-    precision: Annotated[str, typer.Option(help="fp32, or int8, which is faster.")] = "auto",
+    model: Annotated[str | None, typer.Option(help="The embedding model, for a new index.", show_default=MODEL)] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, or int8, which is faster.", show_default="fp32")] = None,
     size: Annotated[int | None, typer.Option(help="Tokens of a chunk at most.", show_default="256")] = None,
     overlap: Annotated[int, typer.Option(help="Tokens that a chunk repeats of the one before.")] = 0,
     language: Annotated[str, typer.Option(help="Of the words, for stemming.")] = "English",
@@ -35,23 +36,21 @@ def index(
 ) -> None:
     """Index a folder of documents; again, to bring the index up to date."""
     from scratchlm.cli.counting import Counting
+    from scratchlm.retrieval.documents import survey
     from scratchlm.retrieval.embeddings import Embedder
-    from scratchlm.retrieval.folder import Folder
+    from scratchlm.retrieval.folders import Folder
     from scratchlm.retrieval.index import Index
     from scratchlm.retrieval.index_settings import IndexSettings
 
-    source = Folder(documents, ignore=ignore or (), hidden=hidden)
+    source = Folder(documents, ignore or (), hidden)
+    survey(documents, ignore=ignore or (), hidden=hidden)  # what is wrong with it shows before a model is read
     settings = IndexSettings(size, overlap, language)
     if Index.exists(store):
-        there = Index.open(store)
-        name, made = there.record.model, there.record.precision
-        embedder = Embedder.open(
-            model if model != "all-minilm-l6-v2" else name, precision if precision != "auto" else made
-        )  # type: ignore[arg-type]
-        changed = (size, overlap, language) != (None, 0, "English")
-        place = Index.open(store, embedder, settings if changed else None)
+        made = Index.open(store).record
+        embedder = Embedder.open(model or made.model, precision or made.precision)  # type: ignore[arg-type]
+        place = Index.open(store, embedder, settings if settings != IndexSettings() else None)
     else:
-        embedder = Embedder.open(model, precision)  # type: ignore[arg-type]
+        embedder = Embedder.open(model or MODEL, precision or "auto")  # type: ignore[arg-type]
         place = Index.create(store, embedder, settings)
     with Counting("indexing chunks") as progress:
         report = place.update(source, progress)
@@ -60,7 +59,7 @@ def index(
     if len(report.passed_over) > MOST_NAMED:
         print(f"and {len(report.passed_over) - MOST_NAMED:,} more; --json names them", file=sys.stderr)
     if json:
-        print_json({"store": store, "ignored": source.survey.ignored, **report.as_json()})
+        print_json({"store": store, **report.as_json()})
     else:
         print(_line(store, report))
 
