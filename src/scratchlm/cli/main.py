@@ -27,6 +27,7 @@ from scratchlm.cli.index import index
 from scratchlm.cli.models import models
 from scratchlm.cli.plot import plot
 from scratchlm.cli.predict import predict
+from scratchlm.cli.rag_eval import rag_eval
 from scratchlm.cli.search import search
 from scratchlm.cli.train import train
 from scratchlm.errors import UserError
@@ -63,6 +64,7 @@ for _name, _verb in (
     ("index", index),
     ("search", search),
     ("ask", ask),
+    ("rag-eval", rag_eval),
     ("plot", plot),
     ("bench", bench),
 ):

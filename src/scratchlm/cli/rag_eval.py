@@ -1,0 +1,75 @@
+"""``scratchlm rag-eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scratchlm.cli.output import Json, print_json
+from scratchlm.cli.stores import Mode, Rerank, StoreOption, searcher
+
+
+def rag_eval(
+    store: StoreOption,
+    queries: Annotated[
+        Path, typer.Option(metavar="FILE", help="Queries: an id, a tab and a text a line; or BEIR's JSONL.")
+    ],
+    qrels: Annotated[Path, typer.Option(metavar="FILE", help="What answers them: TREC's or BEIR's format.")],
+    k: Annotated[int, typer.Option("-k", help="Passages to look for.")] = 100,
+    mode: Mode = "hybrid",
+    fusion: Annotated[str, typer.Option(help="Of both: weighted, or rrf (reciprocal ranks).")] = "weighted",
+    dense_weight: Annotated[float | None, typer.Option(help="What vectors weigh, 0 to 1.", show_default=False)] = None,
+    feedback: Annotated[
+        int | None, typer.Option(help="First hits that the query is moved towards.", show_default=False)
+    ] = None,
+    rerank: Rerank = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep what was found, in TREC's format.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure a search by judged queries: nDCG, recall, MRR and MAP.
+
+    The qrels name documents by their file's path, or by its name without the ending.
+    """
+    from scratchlm.cli.counting import Counting
+    from scratchlm.evaluation.retrieval_files import check_known, read_qrels, read_queries, write_run
+    from scratchlm.evaluation.retrieval_metrics import measure_run
+    from scratchlm.retrieval.index import Index
+    from scratchlm.retrieval.judging import document_names, documents_of
+    from scratchlm.retrieval.search_settings import SearchSettings
+
+    asked, judged = read_queries(queries), read_qrels(qrels)
+    check_known(judged, asked)
+    names = document_names(one.path for one in Index.open(store).files())
+    check_known(judged, asked, set(names.values()) | set(names))
+    given = {"dense_weight": dense_weight, "feedback": feedback}
+    settings = SearchSettings(
+        mode=mode,  # type: ignore[arg-type]
+        fusion=fusion,  # type: ignore[arg-type]
+        candidates=max(k, 100),
+        join=False,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    finder = searcher(store, settings, rerank)
+    found: dict[str, dict[str, float]] = {}
+    spent: list[float] = []
+    with Counting("queries", len(judged)) as progress:
+        for done, query in enumerate(judged, 1):
+            result = finder.search(asked[query], k)
+            found[query] = documents_of(result.hits, names, set(judged[query]))
+            spent.append(result.timings["total"])
+            progress(done)
+    if run is not None:
+        write_run(run, found)
+    figures = measure_run(judged, found)
+    middle = sorted(spent)[len(spent) // 2]
+    if json:
+        print_json({"store": store, "queries": len(judged), "mode": mode, **figures, "p50_ms": middle})
+        return
+    print(f"{store}: {len(judged):,} judged queries, {mode}")
+    for name, value in figures.items():
+        print(f"{name:12} {value:.3f}")
+    print(f"{'half within':12} {middle:.0f} ms")
