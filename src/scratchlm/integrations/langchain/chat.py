@@ -54,7 +54,7 @@ class ChatScratchlm(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     model: str | Path | LanguageModel = "smollm2-135m-instruct"
-    """As :func:`scratchlm.load` takes it, or what it gives."""
+    """As :func:`scratchlm.load` takes it, or what it gives. An open one may not be asked elsewhere at the same time."""
     device: str = "auto"
     precision: str = "auto"
     """Of the weights: ``fp32``, ``bf16``, ``int8``, ``int4`` or ``auto``; see :func:`scratchlm.load`."""
