@@ -53,9 +53,6 @@ def test_mistakes_are_told_in_one_line(settings: dict[str, str], models: Path) -
     assert len(str(caught.value).splitlines()) == 1
 
 
-WITHOUT = "import sys\nfor name in ('langchain_core', 'lancedb', 'pyarrow'):\n    sys.modules[name] = None\n"
-
-
 def test_a_missing_extra_is_told_with_the_command_that_installs_it() -> None:
     with pytest.raises(MissingExtra) as caught:
         need("langchain", "json", "no_such_package_at_all")
@@ -64,10 +61,26 @@ def test_a_missing_extra_is_told_with_the_command_that_installs_it() -> None:
     assert isinstance(caught.value, ImportError)
 
 
-def test_a_bare_install_names_the_extra() -> None:
-    program = WITHOUT + "import scratchlm.integrations, scratchlm.retrieval\nimport scratchlm.integrations.langchain\n"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+STORE = """
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from scratchlm.integrations.langchain import ScratchlmVectorStore
+ScratchlmVectorStore(DeterministicFakeEmbedding(size=4))
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "program"),
+    [
+        (
+            "langchain_core",
+            "import scratchlm.integrations, scratchlm.retrieval\nimport scratchlm.integrations.langchain",
+        ),
+        ("lancedb", STORE),
+    ],
+)
+def test_a_bare_install_names_the_extra(missing: str, program: str) -> None:
+    without = f"import sys\nsys.modules[{missing!r}] = None\n"
+    done = subprocess.run([sys.executable, "-c", without + program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith(
-        "langchain_core is missing; run: pip install 'scratchlm[langchain]'"
-    ), done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith(f"{missing} is missing; run: pip install 'scratchlm[langchain]'"), done.stderr

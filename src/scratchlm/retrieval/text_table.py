@@ -105,14 +105,15 @@ class TextTable:
     def _create(self, schema: Any) -> Table:
         """The table, made now unless another thread or process was first."""
         with self._creating:
-            for wait in (0.0, 0.05, 0.2, 1.0):
-                time.sleep(wait)  # where another process is making it at this moment
+            for wait in (0.05, 0.2, 1.0):
                 try:
-                    return self._table or self._database.create_table(self.name, schema=schema, exist_ok=True)
+                    return self._make(schema)
                 except (OSError, RuntimeError, ValueError, UserError):
-                    if wait == 1.0:
-                        raise
-        raise AssertionError
+                    time.sleep(wait)  # another process may be making it at this moment
+            return self._make(schema)
+
+    def _make(self, schema: Any) -> Table:
+        return self._table or self._database.create_table(self.name, schema=schema, exist_ok=True)
 
     @property
     def made_with(self) -> MadeWith | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -86,7 +86,7 @@ class Asking:
         asked: Asked,
         engine: Engine,
         ticket: Ticket,
-        finish: Any,
+        finish: Callable[[Ticket], Generation],
         texts: deque[str],
         prompt_tokens: int,
         timeout: float | None,

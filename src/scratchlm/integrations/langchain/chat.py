@@ -42,7 +42,7 @@ class ChatScratchlm(BaseChatModel):
     Answers that are asked for together (``batch``, ``abatch``, threads) are computed side by side, and the beginnings
     that they have in common once. Instances with the same model, device and precision share its memory. An answer's
     ``usage_metadata`` counts tokens, those that were in the cache among them; its ``response_metadata`` says why it
-    ended and which seed makes it again.
+    ended and which seed makes it again. What looks like a special token in a message is read as text.
 
     A setting may also be given with a call: ``model.invoke("Hello", temperature=0)``. Tools, structured output and
     anything but text are not supported, and told in one line.
@@ -54,7 +54,7 @@ class ChatScratchlm(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     model: str | Path | LanguageModel = "smollm2-135m-instruct"
-    """As :func:`scratchlm.load` takes it, or what it gives."""
+    """As :func:`scratchlm.load` takes it, or what it gives. An open one may not be asked elsewhere at the same time."""
     device: str = "auto"
     precision: str = "auto"
     """Of the weights: ``fp32``, ``bf16``, ``int8``, ``int4`` or ``auto``; see :func:`scratchlm.load`."""
@@ -157,7 +157,8 @@ class ChatScratchlm(BaseChatModel):
         """
         if tools:
             raise UserError("ChatScratchlm calls no tools; leave them out")
-        return len(render_chat(self._asked.model.tokenizer, plain_messages(messages), add_generation_prompt=True).ids)
+        tokenizer = self._asked.model.tokenizer
+        return len(render_chat(tokenizer, plain_messages(messages, tokenizer), add_generation_prompt=True).ids)
 
     def _generate(
         self,
@@ -206,7 +207,7 @@ class ChatScratchlm(BaseChatModel):
         model = settings["model"]
         answerer = self._asked if model is self.model else asked(model, self.device, self.precision)
         asking = answerer.begin(
-            plain_messages(messages),
+            plain_messages(messages, answerer.model.tokenizer),
             max_tokens=settings["max_tokens"],
             sampling=sampling,
             stop=self._stops(stop),
