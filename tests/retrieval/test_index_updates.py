@@ -137,6 +137,34 @@ def test_full_text_covers_new_rows_and_forgets_old_ones(index: Index, tmp_path: 
         ]
 
 
+def test_the_approximate_index_stays_one(index: Index, embedder: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its parts through updates, finds what was changed, and does not grow without end."""
+    monkeypatch.setattr(stores, "APPROXIMATE_FROM", 2000)
+    monkeypatch.setattr(stores, "PARTITION", 100)
+    monkeypatch.setattr(stores, "MOST_SEGMENTS", 3)
+    monkeypatch.setattr("scratchlm.retrieval.index.PARTITION", 100)
+    texts = [f"alpha{n % 50} beta{n % 41} gamma{n}" for n in range(3000)]
+    documents = [document(f"{n}.txt", "\n\n".join(texts[n : n + 100])) for n in range(0, 3000, 100)]
+    index.update(documents, cut=paragraphs)
+    assert index.statistics()["approximate"]
+    for edit in range(6):
+        documents[edit] = document(f"{100 * edit}.txt", f"{documents[edit].text}\n\nedited number{edit}")
+        index.update(documents, cut=paragraphs)
+        assert index._table.index_stats("vector_idx").num_indices <= 4
+        assert index.dense(embedder.vector(f"edited number{edit}"), 1)[0].text == f"edited number{edit}"
+
+    def recall(share: float) -> float:
+        monkeypatch.setattr("scratchlm.retrieval.index.PROBES", share)
+        found = [{hit.text for hit in index.dense(embedder.vector(text), 10)} for text in texts[::60]]
+        return float(np.mean([len(one & two) / 10 for one, two in zip(found, exact, strict=True)]))
+
+    vectors = np.array([embedder.vector(text) for text in texts])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    exact = [{texts[row] for row in np.argsort(-(vectors @ vectors[at]))[:10]} for at in range(0, 3000, 60)]
+    assert recall(1.0) > 0.9
+    assert recall(0.0) < 0.8  # one part alone: were there only one, it would hold all
+
+
 def test_what_is_passed_over_is_named_and_leaves(index: Index) -> None:
     texts = {"a.txt": "one", "b.txt": "two", "c.txt": "three"}
     index.update(Files(texts), cut=paragraphs)

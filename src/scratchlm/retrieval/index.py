@@ -14,13 +14,13 @@ from scratchlm.retrieval.embeddings import Embedder
 from scratchlm.retrieval.filters import Filter, among, plain, quoted
 from scratchlm.retrieval.index_settings import IndexSettings, Record, TextEmbedder
 from scratchlm.retrieval.passages import Document, Hit, with_headings
-from scratchlm.retrieval.store import FULL_TEXT, VECTORS, Store, good_version
+from scratchlm.retrieval.store import FULL_TEXT, PARTITION, VECTORS, Store, good_version
 from scratchlm.retrieval.updating import Cut, Entry, Passed, Source, Updater, UpdateReport, read_entries, refuse_one
 
 Where = Filter | None
-PROBES, REFINE = 32, 20
-"""Of the approximate index: the parts that are looked at, and how many times as many candidates as are asked for are
-compared exactly. Raise them for more recall, at the cost of time."""
+PROBES, REFINE = 0.4, 2
+"""Of the approximate index: the share of its parts that are looked at, and how many times as many candidates as are
+asked for are compared exactly. With fewer parts recall@10 falls below 0.95."""
 _TIES = 16
 """More than asked for, so that of equal scores the same ones are given every time."""
 _QUERY = 10_000
@@ -37,7 +37,7 @@ class Index:
 
     Use :meth:`create` and :meth:`open`.
 
-    A search costs a few milliseconds. Below 50,000 chunks vectors are compared exactly; above, an approximate index
+    A search costs a few milliseconds. Below 20,000 chunks vectors are compared exactly; above, an approximate index
     picks candidates, which are then compared exactly.
     """
 
@@ -163,7 +163,7 @@ class Index:
         def search() -> list[dict[str, Any]]:
             found = self._table.search(query, vector_column_name="vector").distance_type("cosine")
             if VECTORS in self._indexes:
-                found = found.nprobes(PROBES).refine_factor(REFINE)
+                found = found.nprobes(max(1, round(PROBES * self._rows / PARTITION))).refine_factor(REFINE)
             return _rows(found, where, count, "_distance")
 
         rows = self._read(search)
