@@ -33,7 +33,7 @@ from scratchlm.retrieval import Embedder
 from scratchlm.retrieval.fusion import order, reciprocal_rank
 from scratchlm.retrieval.memory_index import BM25, MemoryIndex
 from scratchlm.retrieval.passages import Hit
-from scratchlm.retrieval.rerank import Combined, CrossEncoder, WordFeedback
+from scratchlm.retrieval.rerank import Combined, CrossEncoder, WordFeedback, rarity
 from scratchlm.retrieval.search import Reranker, Searcher
 from scratchlm.retrieval.search_settings import SearchSettings
 from scratchlm.retrieval.tuning import cross_validate, figures_of
@@ -77,18 +77,19 @@ class KnownLateInteraction:
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
-        self.known: dict[str, Tensor] = {}
-        self.marks: dict[tuple[str, str], float] = {}
+        self.known: dict[str, tuple[list[int], Tensor]] = {}
+        self.best: dict[tuple[str, str], Tensor] = {}
 
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
         new = [text for text in dict.fromkeys((query, *passages)) if text not in self.known]
-        states = self.embedder.token_states(new)
-        self.known |= {text: F.normalize(one, dim=-1).half() for text, one in zip(new, states, strict=True)}
+        for text, (ids, states) in zip(new, self.embedder.token_states(new), strict=True):
+            self.known[text] = ids, F.normalize(states, dim=-1).half()
+        asked, sought = self.known[query]
         for text in passages:
-            if (query, text) not in self.marks:
-                likeness = self.known[query].float() @ self.known[text].float().T
-                self.marks[query, text] = float(likeness.amax(1).mean())
-        return [self.marks[query, text] for text in passages]
+            if (query, text) not in self.best:
+                self.best[query, text] = (sought.float() @ self.known[text][1].float().T).amax(1)
+        weights = rarity(asked, [self.known[text][0] for text in passages])
+        return [float(self.best[query, text] @ weights / weights.sum()) for text in passages]
 
 
 def measure(model: str, folds: int, seeds: int, run: str | None) -> dict[str, Any]:

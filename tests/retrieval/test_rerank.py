@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scratchlm.retrieval.rerank import (
     LikelihoodReranker,
     WordFeedback,
     fit,
+    rarity,
     train_reranker,
     write_pairs,
 )
@@ -115,14 +117,24 @@ def test_late_interaction_is_the_mean_of_the_best_cosines(decoder: tuple[Any, To
     model, tokenizer = decoder
     embedder = Embedder(model, tokenizer)
     query, passages = "the cat", ["the cat", "fish swam in the river"]
-    first, second = LateInteraction(embedder).score(query, passages)
-    asked, one = embedder.token_states([query, passages[1]])
+    first, second = LateInteraction(embedder, weigh=False).score(query, passages)
+    (_, asked), (_, one) = embedder.token_states([query, passages[1]])
     likeness = torch.nn.functional.cosine_similarity(asked[:, None], one[None], dim=-1)
     assert first == pytest.approx(1.0, abs=1e-5)
     assert second == pytest.approx(float(likeness.amax(1).mean()), abs=1e-5)
     pooled = torch.nn.functional.normalize(one.mean(0), dim=0)
     vector = torch.from_numpy(embedder.embed([passages[1]]).vectors[0])
     assert torch.nn.functional.normalize(vector, dim=0) == pytest.approx(pooled, abs=1e-5)
+
+
+def test_rare_tokens_weigh_more(decoder: tuple[Any, Tokenizer]) -> None:
+    weights = rarity([1, 2, 3], [[1, 2], [1, 5], [1]])
+    assert weights.tolist() == pytest.approx(
+        [math.log(1 + 0.5 / 3.5), math.log(1 + 2.5 / 1.5), math.log(1 + 3.5 / 0.5)]
+    )
+    embedder = Embedder(*decoder)
+    assert LateInteraction(embedder).score("the cat", ["the cat", "cat", "it ran"])[0] == pytest.approx(1.0, abs=1e-5)
+    assert LateInteraction(embedder).score("the cat", []) == []
 
 
 def test_words_of_the_first_passages_are_looked_for() -> None:

@@ -159,17 +159,17 @@ class Embedder:
             yield Embeddings(vectors, sum(one.truncated for one in block))
 
     @torch.inference_mode()
-    def token_states(self, texts: Sequence[str]) -> list[Tensor]:
-        """Of each text its tokens' states, (tokens, C), float32, on the CPU: those that its vector is made of.
+    def token_states(self, texts: Sequence[str]) -> list[tuple[list[int], Tensor]]:
+        """Of each text its tokens and their states, (tokens, C), float32, on the CPU: those that its vector is made of.
 
         Raises:
             UserError: as :meth:`embed`.
         """
         read = [self._read(number, text) for number, text in enumerate(texts, 1)]
-        found: list[Tensor] = [torch.empty(0)] * len(read)
+        found = [(one.ids, torch.empty(0)) for one in read]
         for rows in self._reader.batches([len(one.ids) for one in read]):
             for row, states in zip(rows, self._reader.read([read[i].ids for i in rows]), strict=True):
-                found[row] = states.cpu()
+                found[row] = read[row].ids, states.cpu()
         return found
 
     def _blocks(self, texts: Iterable[str]) -> Iterator[list[_Read]]:

@@ -210,17 +210,33 @@ class LikelihoodReranker:
 
 class LateInteraction:
     """Each token of the query looks for the token of the passage that is most like it; the mean of those cosines
-    (Khattab and Zaharia 2020), between the states of an encoder that need not have been trained for it."""
+    (Khattab and Zaharia 2020), between the states of an encoder that need not have been trained for it.
 
-    def __init__(self, embedder: Embedder) -> None:
-        self.embedder = embedder
+    A token that few of the passages have weighs more, by its inverse document frequency among them: of a question
+    these are the ones that tell passages apart.
+
+    Args:
+        weigh: whether rare tokens weigh more.
+    """
+
+    def __init__(self, embedder: Embedder, weigh: bool = True) -> None:
+        self.embedder, self.weigh = embedder, weigh
 
     @torch.inference_mode()
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
-        """Means of cosines."""
-        asked, *states = self.embedder.token_states([query, *passages])
-        asked = F.normalize(asked, dim=-1)
-        return [float((asked @ F.normalize(one, dim=-1).T).amax(1).mean()) for one in states]
+        """Weighted means of cosines."""
+        (asked, sought), *found = self.embedder.token_states([query, *passages])
+        sought = F.normalize(sought, dim=-1)
+        weights = rarity(asked, [ids for ids, _ in found]) if self.weigh else torch.ones(len(asked))
+        weights = weights / weights.sum()
+        return [float((sought @ F.normalize(one, dim=-1).T).amax(1) @ weights) for _, one in found]
+
+
+def rarity(asked: Sequence[int], found: Sequence[Sequence[int]]) -> Tensor:
+    """(n,): the inverse document frequency of each token that is asked for, among passages."""
+    has = [set(ids) for ids in found]
+    counts = torch.tensor([sum(one in ids for ids in has) for one in asked])
+    return torch.log1p((len(has) - counts + 0.5) / (counts + 0.5))
 
 
 class WordFeedback:
