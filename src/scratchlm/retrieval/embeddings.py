@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -103,6 +105,7 @@ class Embedder:
             raise UserError(f"{name} reads {self.max_length} tokens, none of them a text's; raise its max_seq_length")
         self.dimensions: int = model.config.width
         """The vectors' length, C."""
+        self._model = model
         self._reader = StateReader(model, self.precision)
         self.device = self._reader.device
 
@@ -126,6 +129,15 @@ class Embedder:
         pooling = read_pooling(folder) if folder.is_dir() else PoolingSettings()
         model = opened.model.to(place)
         return cls(model, opened.tokenizer, pooling, precision=precision, name=opened.located.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 over everything but the precision that decides the vectors: weights, tokenizer and pooling."""
+        found = sha256(f"{self.tokenizer.fingerprint} {self.pooling} {self.max_length}".encode())
+        for name, weight in self._model.named_parameters():
+            found.update(f"{name} {tuple(weight.shape)}".encode())
+            found.update(weight.detach().float().cpu().contiguous().numpy().data)
+        return found.hexdigest()
 
     def embed(self, texts: Iterable[str], progress: Progress | None = None) -> Embeddings:
         """The vectors of ``texts``, (n, C).

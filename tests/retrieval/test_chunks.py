@@ -1,0 +1,546 @@
+"""Chunks: where they are cut, what they stand under, and that nothing is lost whatever the text."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scratchlm.errors import UserError
+from scratchlm.retrieval.chunks import ChunkSettings, Count, chunk_document
+from scratchlm.retrieval.code_parts import Definition, definitions
+from scratchlm.retrieval.passages import Chunk, Document
+from scratchlm.retrieval.sentences import sentences
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def pieces(text: str) -> int:
+    """Nearly what WordPiece makes of it: words of up to six letters, and marks."""
+    return len(re.findall(r"\w{1,6}|[^\w\s]", text))
+
+
+def spaces_too(text: str) -> int:
+    """As a byte-level vocabulary: runs of white space and bytes of other scripts count, and "ab" may be one token or
+    two by what stands before it, so that the parts do not add up to the whole."""
+    return len(re.findall(rb"\s+| ?[a-zA-Z]{1,4}|.", text.encode("utf-8", "surrogatepass"), re.DOTALL))
+
+
+def document(text: str, kind: str = "markdown", path: str = "a.md", pages: tuple[int, ...] = ()) -> Document:
+    return Document(path, text, kind, "", len(text), 0.0, pages)
+
+
+def chunks(text: str, size: int = 32, overlap: int = 0, kind: str = "markdown", count: Count = words) -> list[Chunk]:
+    return chunk_document(document(text, kind, "a.py" if kind == "code" else "a"), count, ChunkSettings(size, overlap))
+
+
+def check(source: Document, found: list[Chunk], count: Count, size: int, overlap: int = 0) -> None:
+    """What holds for every document."""
+    text = source.text
+    seen = bytearray(len(text))
+    for chunk in found:
+        assert 0 <= chunk.start < chunk.end <= len(text)
+        assert chunk.text == text[chunk.start : chunk.end]
+        assert chunk.tokens == count(chunk.embedded) <= size
+        assert chunk.text == chunk.text.rstrip()
+        assert chunk.first_line == text.count("\n", 0, chunk.start) + 1
+        assert chunk.last_line == text.count("\n", 0, chunk.end) + 1
+        assert not chunk.text.split("\n")[0].isspace()
+        seen[chunk.start : chunk.end] = b"\1" * (chunk.end - chunk.start)
+    assert all(seen[at] for at, character in enumerate(text) if not character.isspace())
+    for one, other in pairwise(found):
+        assert one.start < other.start
+        assert one.end < other.end
+        if other.start < one.end:
+            assert overlap
+            assert count(text[other.start : one.end]) <= overlap
+            assert one.headings == other.headings or other.headings[: len(one.headings)] == one.headings
+
+
+GUIDE = """---
+title: Guide
+---
+# Guide
+
+Intro text here. It has two sentences.
+
+## Install **now**
+
+### [Linux](linux.md) `x`
+
+Run it:
+
+```sh
+# not a heading
+
+pip install x
+```
+
+Windows
+-------
+
+- one
+- two
+
+After.
+"""
+
+
+def test_headings_make_the_path() -> None:
+    found = [(chunk.headings, chunk.text.split("\n")[0]) for chunk in chunks(GUIDE)]
+    assert found == [
+        ((), "---"),
+        (("Guide",), "# Guide"),
+        (("Guide", "Install now", "Linux x"), "## Install **now**"),
+        (("Guide", "Windows"), "Windows"),
+    ]
+
+
+def test_the_same_with_other_line_ends() -> None:
+    other = GUIDE.replace("\n", "\r\n")
+    found = chunks(other)
+    check(document(other), found, words, 32)
+    assert [chunk.headings for chunk in found] == [chunk.headings for chunk in chunks(GUIDE)]
+    assert [chunk.text.replace("\r\n", "\n") for chunk in found] == [chunk.text for chunk in chunks(GUIDE)]
+
+
+def test_levels_close_and_open() -> None:
+    text = "# A\n\na\n\n### B\n\nb\n\n## C\n\nc\n\n# D\n\nd\n"
+    assert [chunk.headings for chunk in chunks(text)] == [("A",), ("A", "B"), ("A", "C"), ("D",)]
+
+
+@pytest.mark.parametrize(
+    "text", ["#no space\n\nx", "    # code\n\nx", "a | b\n\n---\n\nx", "- item\n---\n\nx", "text\n\n===\n"]
+)
+def test_what_is_no_heading(text: str) -> None:
+    assert {chunk.headings for chunk in chunks(text)} == {()}
+
+
+def test_neighbours_share_a_chunk_up_to_the_size() -> None:
+    text = "\n\n".join(f"Paragraph {number} has six words." for number in range(10))
+    found = chunks(text, size=16, kind="text")
+    assert [chunk.tokens for chunk in found] == [15, 15, 15, 5]
+    assert all(chunk.text.startswith("Paragraph") for chunk in found)
+
+
+def test_a_paragraph_is_cut_at_sentences_only_if_it_must_be() -> None:
+    short = "Short one here."
+    whole = " ".join(["This sentence has five words."] * 3)
+    long = " ".join(["This sentence has five words."] * 5)
+    assert [chunk.text for chunk in chunks(f"{short}\n\n{whole}", 16, kind="text")] == [short, whole]
+    found = chunks(long, 16, kind="text")
+    assert [chunk.tokens for chunk in found] == [15, 10]
+    assert all(chunk.text.endswith("words.") for chunk in found)
+
+
+def test_a_heading_does_not_stand_alone() -> None:
+    text = "# The title\n\n" + " ".join(["Five words make a sentence."] * 3)
+    found = chunks(text, 20)
+    assert found[0].text.startswith("# The title\n\nFive words")
+    check(document(text), found, words, 20)
+
+
+@pytest.mark.parametrize("fence", ["```", "~~~", "````"])
+def test_code_blocks_are_not_torn(fence: str) -> None:
+    code = f"{fence}py\n# comment\n\n{'x = 1' + chr(10)}\n\ny = 2\n{fence}"
+    text = f"{'word ' * 20}\n\n{code}\n\n{'word ' * 20}"
+    found = chunks(text, 24)
+    assert code in [chunk.text for chunk in found]
+    assert {chunk.headings for chunk in found} == {()}
+
+
+def test_tables_are_not_torn() -> None:
+    table = "| name | size |\n| --- | --- |\n" + "\n".join(f"| row{n} | {n} |" for n in range(3))
+    found = chunks(f"{'word ' * 20}\n\n{table}\n\n{'word ' * 20}", 26)
+    assert table in [chunk.text for chunk in found]
+
+
+def test_rows_cut_off_from_a_table_stand_under_its_names() -> None:
+    table = "| **name** | size |\n| --- | --- |\n" + "\n".join(f"| row{n} | {n} |" for n in range(30))
+    found = chunks(f"# Top\n\n{table}", 40)
+    assert len(found) > 3
+    assert found[0].headings == ("Top",)
+    assert {chunk.headings for chunk in found[1:]} == {("Top", "name | size")}
+    assert all(line.startswith("| ") and line.endswith(" |") for chunk in found[1:] for line in chunk.text.split("\n"))
+    check(document(f"# Top\n\n{table}"), found, words, 40)
+
+
+def test_an_open_code_block_goes_on_to_the_end() -> None:
+    [chunk] = chunks("```\n# a\n\n# b")
+    assert chunk.headings == ()
+
+
+def test_headings_longer_than_half_the_size_are_left_out_from_the_outermost() -> None:
+    text = f"# {'long ' * 10}\n\n## Short\n\nWords."
+    assert [chunk.headings for chunk in chunks(text, 20)][-1] == ("Short",)
+    check(document(text), chunks(text, 20), words, 20)
+
+
+def test_slides_do_not_inherit_headings() -> None:
+    text = "# One\n\nfirst\n\nsecond slide without a title\n"
+    at = text.index("second")
+    found = chunk_document(document(text, "pptx", pages=(0, at)), words, ChunkSettings(16))
+    assert [(chunk.headings, chunk.first_page, chunk.last_page) for chunk in found] == [(("One",), 1, 1), ((), 2, 2)]
+
+
+def test_chunks_may_go_over_pages() -> None:
+    text = "First page text\n\ngoes on here."
+    [chunk] = chunk_document(document(text, "pdf", pages=(0, 17)), words, ChunkSettings(16))
+    assert (chunk.first_page, chunk.last_page) == (1, 2)
+
+
+def test_overlap_repeats_whole_sentences() -> None:
+    text = " ".join(f"Sentence {number} has five words." for number in range(20))
+    plain, found = chunks(text, 20, kind="text"), chunks(text, 20, 6, kind="text")
+    check(document(text), found, words, 20, 6)
+    assert len(found) > len(plain)
+    for one, other in pairwise(found):
+        shared = text[other.start : one.end]
+        assert re.fullmatch(r"Sentence \d+ has five words\.", shared)
+
+
+def test_overlap_ends_with_the_section() -> None:
+    found = chunks("# A\n\nOne sentence here.\n\n# B\n\nAnother one there.", 16, 8)
+    assert [chunk.text.split("\n")[0] for chunk in found] == ["# A", "# B"]
+
+
+CODE = '''"""What it is for."""
+
+import os
+
+LIMIT = 3
+
+
+def first(a):
+    """Doc."""
+    return a
+
+
+# Of second.
+@decorated
+def second(b):
+    return b
+
+
+class Small:
+    def one(self):
+        return 1
+
+
+class Large:
+    """About it."""
+
+    size = 1
+
+    def method(self, value):
+        total = value + 1
+        total = total + 2
+        return total
+
+    async def other(self):
+        def inner():
+            return 1
+        return inner
+'''
+
+
+def test_python_by_definitions() -> None:
+    found = chunks(CODE, 20, kind="code")
+    check(document(CODE, "code", "a.py"), found, words, 20)
+    assert [(chunk.headings, chunk.text.split("\n")[0]) for chunk in found] == [
+        ((), '"""What it is for."""'),
+        (("first",), "def first(a):"),
+        (("second",), "# Of second."),
+        (("Small",), "class Small:"),
+        (("Large",), "class Large:"),
+        (("Large", "method"), "    def method(self, value):"),
+        (("Large", "other"), "    async def other(self):"),
+    ]
+
+
+def names(found: list[Definition]) -> list[object]:
+    return [(one.name, names(one.inner)) if one.inner else one.name for one in found]
+
+
+SAMPLES: list[tuple[str, str, list[object]]] = [
+    (
+        "a.js",
+        """// Adds.
+export function add(a) {
+  if (a) {
+    go();
+  }
+}
+
+export class Foo extends Bar {
+  constructor(x) {
+    super(x);
+  }
+
+  async run(x) {
+    for (const a of x) {
+      go(a);
+    }
+  }
+}
+
+const f = async (x) => {
+  return x;
+};
+""",
+        ["add", ("Foo", ["constructor", "run"]), "f"],
+    ),
+    (
+        "a.c",
+        """#include <x.h>
+
+static int add(int a)
+{
+    return a;
+}
+
+struct point {
+    int x;
+};
+
+int main(void) {
+    while (1) {
+        call(2);
+    }
+}
+""",
+        ["add", "point", "main"],
+    ),
+    (
+        "a.rs",
+        """use x;
+
+#[derive(Debug)]
+pub struct P { x: i32 }
+
+impl Display for P {
+    fn fmt(&self) -> R {
+        Ok(())
+    }
+}
+""",
+        ["P", ("Display for P", ["fmt"])],
+    ),
+    (
+        "a.go",
+        """package main
+
+func (s *Server) Run(c Context) error {
+	return nil
+}
+
+type T struct {
+	a int
+}
+""",
+        ["Run", "T"],
+    ),
+    (
+        "a.rb",
+        """module A
+  class B < C
+    def self.x(y)
+      y.each do |z|
+        puts z
+      end
+    end
+
+    def w?
+      1
+    end
+  end
+end
+""",
+        [("A", [("B", ["self.x", "w?"])])],
+    ),
+    (
+        "A.java",
+        """package a.b;
+
+@Service
+public class Foo {
+    @Override
+    public String name(int a) throws E {
+        if (a > 0) {
+            return "x";
+        } else {
+            return "y";
+        }
+    }
+}
+""",
+        [("Foo", ["name"])],
+    ),
+    (
+        "a.sh",
+        """set -e
+build() {
+  make
+}
+function clean {
+  rm x
+}
+build
+""",
+        ["build", "clean"],
+    ),
+    (
+        "a.sql",
+        """CREATE TABLE t (
+  a int
+);
+
+create or replace view v as
+  select 1;
+""",
+        ["t", "v"],
+    ),
+    (
+        "broken.py",
+        """def f(x:
+    return
+
+class A:
+    def g(self):
+        pass
+""",
+        ["f", ("A", ["g"])],
+    ),
+    (
+        "a.py",
+        """if True:
+    def f():
+        pass
+else:
+    def f():
+        pass
+x = 1; y = 2
+""",
+        ["f", "f"],
+    ),
+]
+"""A file, its text, and the names of the definitions in it with those inside of them."""
+
+
+@pytest.mark.parametrize(("path", "text", "expected"), SAMPLES, ids=[path for path, _, _ in SAMPLES])
+def test_definitions_of_other_languages(path: str, text: str, expected: list[object]) -> None:
+    assert names(definitions(path, text)) == expected
+
+
+def test_a_closing_bracket_is_no_chunk_of_its_own() -> None:
+    body = "\n\n".join(f"  run{n}(x) {{\n    call(x, {n});\n  }}" for n in range(12))
+    text = f"class A {{\n{body}\n}}\n"
+    found = chunk_document(document(text, "code", "a.js"), pieces, ChunkSettings(30))
+    check(document(text, "code", "a.js"), found, pieces, 30)
+    assert all(re.search(r"\w", chunk.text) for chunk in found)
+    assert found[6].headings == ("A", "run5")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! Three?", ["One.", "Two!", "Three?"]),
+        (
+            "Dr. Smith met J. Doe at 5.30 p.m. on Fig. 3 Street. Next.",
+            ["Dr. Smith met J. Doe at 5.30 p.m. on Fig. 3 Street.", "Next."],
+        ),
+        ('He said "Stop." Then he left... and came back.', ['He said "Stop."', "Then he left... and came back."]),
+        ("今日は天気。「そうですか？」はい。", ["今日は天気。", "「そうですか？」", "はい。"]),
+        ("- one\n- two\n2. three", ["- one", "- two", "2. three"]),
+        ("A title\n\nA sentence\nover two lines.", ["A title", "A sentence\nover two lines."]),
+        ("", []),
+        (" \n ", []),
+    ],
+)
+def test_sentences(text: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in sentences(text)] == expected
+
+
+def test_long_words_and_lines_without_spaces() -> None:
+    for text in ("x" * 5000, "=" * 3000, '{"a":[' + ",".join(map(str, range(2000))) + "]}", "é" * 999, "字" * 999):
+        for kind in ("text", "json", "markdown", "code"):
+            found = chunks(text, 32, kind=kind, count=spaces_too)
+            check(document(text), found, spaces_too, 32)
+            assert len(found) > 1
+
+
+def test_a_tokenizer_with_one_token_for_any_word_makes_no_endless_chunks() -> None:
+    found = chunks("x" * 50_000, 32, kind="text")
+    check(document("x" * 50_000), found, words, 32)
+    assert max(len(chunk.text) for chunk in found) <= 32 * 32
+
+
+LINES = [
+    *("# A", "## Deep title", "### x", "```", "~~~", "| a | b |", "| --- | --- |", "| 1 | 2 |", "---", "===", "- item"),
+    *(
+        "1. one",
+        "> quote",
+        "def f(x):",
+        "class A:",
+        "    return 1",
+        "  }",
+        "{",
+        "function g() {",
+        "\tpass",
+        "@d",
+        "// c",
+    ),
+    *("# c", "\r", "\t", "", "A sentence of some words. ", "Another, with more in it! ", "word " * 12, "x" * 90),
+]
+TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(LINES),
+        st.text(alphabet="ab cd.!? \r\t|#`~-=*_字。é\u2028\x0c\x1f😀\u0301", max_size=60),
+        st.text(max_size=20),
+    ),
+    max_size=25,
+).map("\n".join)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    TEXTS,
+    st.sampled_from(["markdown", "text", "code", "json", "pdf"]),
+    st.sampled_from(["a.py", "a.js"]),
+    st.integers(16, 60),
+    st.sampled_from([0, 4, 8]),
+    st.sampled_from([words, pieces, spaces_too]),
+)
+def test_whatever_the_text(text: str, kind: str, path: str, size: int, overlap: int, count: Count) -> None:
+    source = document(text, kind, path)
+    found = chunk_document(source, count, ChunkSettings(size, overlap))
+    check(source, found, count, size, overlap)
+    assert found == chunk_document(source, count, ChunkSettings(size, overlap))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "src" / "scratchlm" / "retrieval").glob("*.py")), ids=lambda path: path.name
+)
+def test_our_own_source(path: Path) -> None:
+    source = document(path.read_text(encoding="utf-8"), "code", path.name)
+    check(source, chunk_document(source, pieces, ChunkSettings(128)), pieces, 128)
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(15, 0), (True, 0), (16.5, 0), (64, 33), (64, -1), (64, 1.5)])
+def test_settings_that_cannot_be(size: int, overlap: int) -> None:
+    with pytest.raises(UserError, match="give a whole number") as caught:
+        ChunkSettings(size, overlap)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_character_larger_than_a_chunk() -> None:
+    with pytest.raises(UserError, match="raise the size"):
+        chunk_document(document("a b"), lambda text: 20 * len(text), ChunkSettings(16))
