@@ -70,7 +70,7 @@ def test_each_mode_finds_what_is_asked_for(mode: str) -> None:
 
 
 def test_the_fused_score_is_the_weighted_sum() -> None:
-    result = searcher(dense_weight=0.25, distinct=False).search("dog", 5)
+    result = searcher(dense_weight=0.25, normalise="minmax", distinct=False).search("dog", 5)
     dense = {hit.id: hit.scores["dense"] for hit in result.hits}
     words = {hit.id: hit.scores.get("bm25", 0.0) for hit in result.hits}
     low, high = min(dense.values()), max(dense.values())
@@ -80,7 +80,7 @@ def test_the_fused_score_is_the_weighted_sum() -> None:
 
 
 def test_reciprocal_ranks_can_be_asked_for() -> None:
-    result = searcher(fusion="rrf").search("fish", 1)
+    result = searcher(fusion="rrf", dense_weight=0.5).search("fish", 1)
     assert result.hits[0].score == pytest.approx(1 / 61)  # half of 1 / 61 from each
 
 

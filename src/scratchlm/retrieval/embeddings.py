@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scratchlm.checkpoints.catalogue import Located
 from scratchlm.checkpoints.pooling import PoolingSettings, read_pooling
@@ -168,6 +169,20 @@ class Embedder:
                 if progress is not None:
                     progress(done)
             yield Embeddings(vectors, sum(one.truncated for one in block))
+
+    @torch.inference_mode()
+    def token_states(self, texts: Sequence[str]) -> list[tuple[list[int], Tensor]]:
+        """Of each text its tokens and their states, (tokens, C), float32, on the CPU: those that its vector is made of.
+
+        Raises:
+            UserError: as :meth:`embed`.
+        """
+        read = [self._read(number, text) for number, text in enumerate(texts, 1)]
+        found = [(one.ids, torch.empty(0)) for one in read]
+        for rows in self._reader.batches([len(one.ids) for one in read]):
+            for row, states in zip(rows, self._reader.read([read[i].ids for i in rows]), strict=True):
+                found[row] = read[row].ids, states.cpu()
+        return found
 
     def _blocks(self, texts: Iterable[str]) -> Iterator[list[_Read]]:
         block: list[_Read] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,19 +36,25 @@ class BM25:
             for word, number in Counter(words).items():
                 rows.setdefault(word, []).append(row)
                 times.setdefault(word, []).append(number)
+        self.rarity: dict[str, float] = {}
+        """The inverse document frequency of each word."""
         self._postings: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         for word, its in rows.items():
             places, counts = np.array(its), np.array(times[word], np.float64)
-            rare = np.log1p((len(texts) - len(its) + 0.5) / (len(its) + 0.5))
+            rare = self.rarity[word] = float(np.log1p((len(texts) - len(its) + 0.5) / (len(its) + 0.5)))
             self._postings[word] = places, rare * counts * (k1 + 1) / (counts + spread[places])
 
     def scores(self, query: Sequence[str]) -> NDArray[np.float64]:
         """(n,): of each text; 0 where it has none of the query's words."""
+        return self.weighted_scores(Counter(query))
+
+    def weighted_scores(self, query: Mapping[str, float]) -> NDArray[np.float64]:
+        """(n,): of words with weights."""
         found = np.zeros(self.count)
-        for word, number in Counter(query).items():
+        for word, weight in query.items():
             if word in self._postings:
                 places, worth = self._postings[word]
-                found[places] += number * worth
+                found[places] += weight * worth
         return found
 
 

@@ -206,7 +206,7 @@ class _Search:
         self.scores["reranked"] = dict(zip(judged, marks, strict=True))
         share = self.settings.rerank_weight
         stages = [self.scores["reranked"], {name: fused[name] for name in judged}]
-        final = weighted(stages, [share, 1 - share])
+        final = weighted(stages, [share, 1 - share], self.settings.normalise)
         least = min(final.values())
         final |= {name: least - place for place, name in enumerate(rest, 1)}
         self._done("rerank", order(final))

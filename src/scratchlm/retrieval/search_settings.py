@@ -25,9 +25,10 @@ class SearchSettings:
     """By vectors (``dense``), by words (``bm25``), or by both."""
     fusion: Fusion = "weighted"
     """Of both: the weighted sum of normalised scores, or reciprocal ranks."""
-    dense_weight: float = 0.5
+    dense_weight: float = 0.6
     """What vectors weigh in the fusion, from 0 to 1; words weigh the rest."""
-    normalise: Normalise = "minmax"
+    normalise: Normalise = "zscore"
+    """How scores are put on one scale before they are weighed; see :func:`~scratchlm.retrieval.fusion.normalised`."""
     rrf_k: float = 60.0
     candidates: int = 100
     """Passages that vectors, and words, find each; from these all that follows chooses."""
@@ -37,7 +38,7 @@ class SearchSettings:
     """What their mean weighs beside the query's 1."""
     rerank: int = 50
     """The best so many are judged by the re-ranker, where there is one."""
-    rerank_weight: float = 0.5
+    rerank_weight: float = 0.3
     """What its judgement weighs, from 0 to 1; the fused score weighs the rest."""
     mmr_lambda: float | None = None
     """Maximal marginal relevance: from 0 (variety alone) to 1 (relevance alone); None leaves the order as it is."""
