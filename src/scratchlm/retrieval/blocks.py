@@ -34,13 +34,18 @@ class Section:
 
 
 _FENCE = re.compile(r"[ \t]*(?:>[ \t]?)*(`{3,}(?=[^`]*$)|~{3,})")
-_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*$")
+_HEADING = re.compile(r" {0,3}(#{1,6})(?=[ 	]|$)")
+_CLOSED = re.compile(r"(?:^|[ 	])#+$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_DELIMITERS = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
+_DELIMITERS = re.compile(r"\|?:?-+:?(?:\|:?-+:?)*\|?$")
 _NO_TITLE = re.compile(r"[ \t]*(?:[-*+>|]|\d+[.)][ \t]|<!--)")
 """How a line begins that a row of dashes below does not make a heading."""
 _LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
 _MARKS = re.compile(r"\*\*|__|`|(?<!\w)[*_]|[*_](?!\w)|\{#[^}]*\}|</?\w+[^>]*>")
+
+
+_LONGEST_TITLE = 1_000
+"""Characters; a line that is longer is no heading that anybody has written."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def markdown_sections(text: str, pages: tuple[int, ...] = ()) -> list[Section]:
             at = last
         elif heading := _HEADING.match(line.text):
             close()
-            outline.head(len(heading[1]), heading[2] or "", line)
+            outline.head(len(heading[1]), _CLOSED.sub("", line.text[heading.end() :].strip()), line)
         elif len(paragraph) == 1 and (under := _UNDERLINE.match(line.text)) and not _NO_TITLE.match(paragraph[0].text):
             title = paragraph.pop()
             outline.head(1 if under[1][0] == "=" else 2, title.text, _Line(title.start, line.end, ""))
@@ -128,7 +133,8 @@ def line_sections(text: str) -> list[Section]:
 
 
 def title_of(marked: str) -> str:
-    """A heading's words, without emphasis, links and other marks."""
+    """A heading's words, without emphasis, links and other marks; of an endless line its beginning."""
+    marked = marked[:_LONGEST_TITLE]
     return " ".join(_MARKS.sub("", _LINK.sub(r"\1", marked)).split())
 
 
@@ -193,9 +199,9 @@ def _fence_end(lines: list[_Line], at: int, fence: str) -> int:
 
 
 def _is_delimiters(line: str) -> bool:
-    return "|" in line and "-" in line and _DELIMITERS.match(line) is not None
+    return "|" in line and _DELIMITERS.match("".join(line.split())) is not None
 
 
 def _header(line: str) -> str:
-    cells = (title_of(cell) for cell in line.strip().strip("|").split("|"))
+    cells = (title_of(cell) for cell in line[:_LONGEST_TITLE].strip().strip("|").split("|"))
     return " | ".join(cell for cell in cells if cell)

@@ -27,7 +27,6 @@ _WORDS = re.compile(r"\S+(?:\s+\S+){0,7}")
 _WORD = re.compile(r"\S+")
 _RUN = re.compile(r"[^,;|&/}\]]{1,16}[,;|&/}\]]{0,16}|[,;|&/}\]]{1,16}")
 _CHARACTER = re.compile(r"\S")
-_LINE = re.compile(r"[^\n]*\S")
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,23 @@ def _sections(document: Document, count: Count, settings: ChunkSettings) -> list
 
 Level = Literal["block", "part", "line", "words", "word", "run", "character"]
 _FINER: dict[Level, tuple[Level, re.Pattern[str]]] = {
-    "part": ("line", _LINE),
     "line": ("words", _WORDS),
     "words": ("word", _WORD),
     "word": ("run", _RUN),
     "run": ("character", _CHARACTER),
 }
+
+
+def _lines(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """Lines that are not empty, with their indentation, without the white space at their ends."""
+    found = []
+    while start < end:
+        stop = text.find("\n", start, end)
+        stop = end if stop < 0 else stop
+        if length := len(text[start:stop].rstrip()):
+            found.append((start, start + length))
+        start = stop + 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -225,6 +235,8 @@ class _Packer:
                 raise UserError(f"{shown} has more tokens than a chunk of {self.size}; raise the size")
             if level == "block":
                 level, spans = "part", self._parts(piece.block)
+            elif level == "part":
+                level, spans = "line", _lines(self.text, piece.start, piece.end)
             else:
                 level, pattern = _FINER[level]
                 spans = [match.span() for match in pattern.finditer(self.text, piece.start, piece.end)]
@@ -233,7 +245,7 @@ class _Packer:
     def _parts(self, block: Block) -> list[tuple[int, int]]:
         if block.form in ("prose", "heading"):
             return sentences(self.text, block.start, block.end)
-        lines = [match.span() for match in _LINE.finditer(self.text, block.start, block.end)]
+        lines = _lines(self.text, block.start, block.end)
         if block.form == "table" and len(lines) > 2:
             # A table's names, the line below them and the first row are of no use without each other.
             together = (lines[0][0], lines[2][1])

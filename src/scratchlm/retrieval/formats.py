@@ -229,7 +229,7 @@ def _notebook(text: str) -> Read:
 
 def without_data(markdown: str) -> str:
     """Markdown without pictures that are written out in it: their descriptions stay."""
-    return re.sub(r"!\[([^\]]*)\]\(data:[^)]*\)", r"\1", markdown)
+    return re.sub(r"!\[([^\]]{0,2000})\]\(data:[^)]*\)", r"\1", markdown)
 
 
 def one_line(error: Exception) -> str:
