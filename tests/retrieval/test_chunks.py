@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import pairwise
+from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from tests.retrieval.chunk_checks import check, chunks, document, pieces, spaces_too, words
 
 from scratchlm.errors import UserError
-from scratchlm.retrieval.chunks import ChunkSettings, Count, chunk_document
+from scratchlm.retrieval.chunks import ChunkSettings, Count, chunk_document, settings_for, token_counter
 
 GUIDE = """---
 title: Guide
@@ -132,6 +135,13 @@ def test_headings_longer_than_half_the_size_are_left_out_from_the_outermost() ->
     check(document(text), chunks(text, 20), words, 20)
 
 
+def test_a_word_is_not_torn_to_keep_a_heading_company() -> None:
+    text = f"# {'long ' * 15}\n\nword"
+    assert [chunk.text.split()[-1] for chunk in chunks(text, 16)] == ["long", "word"]
+    far = f"# Title{chr(10) * 2000}x"
+    assert [chunk.text for chunk in chunks(far, 16)] == ["# Title", "x"]
+
+
 def test_slides_do_not_inherit_headings() -> None:
     text = "# One\n\nfirst\n\nsecond slide without a title\n"
     at = text.index("second")
@@ -166,6 +176,18 @@ def test_long_words_and_lines_without_spaces() -> None:
             found = chunks(text, 32, kind=kind, count=spaces_too)
             check(document(text), found, spaces_too, 32)
             assert len(found) > 1
+
+
+@pytest.mark.parametrize("kind", ["markdown", "text", "code", "json"])
+@pytest.mark.parametrize(
+    "part", [" ", "\t", ".", "[", "# ", "`", "|-", "- ", "*", "\n \n", "```\n", "a\n---\n", "e.g. "]
+)
+def test_endless_lines_take_no_endless_time(kind: str, part: str) -> None:
+    text = "# a" + part * (20_000 // len(part)) + "x"
+    started = process_time()
+    found = chunks(text, 64, kind=kind, count=pieces)
+    assert process_time() - started < 2  # a quadratic pattern takes ten times as long
+    check(document(text), found, pieces, 64)
 
 
 def test_a_tokenizer_with_one_token_for_any_word_makes_no_endless_chunks() -> None:
@@ -227,3 +249,22 @@ def test_settings_that_cannot_be(size: int, overlap: int) -> None:
 def test_a_character_larger_than_a_chunk() -> None:
     with pytest.raises(UserError, match="raise the size"):
         chunk_document(document("a b"), lambda text: 20 * len(text), ChunkSettings(16))
+
+
+def test_minilm_reads_every_chunk_to_its_end() -> None:
+    root = os.environ.get("SCRATCHLM_TEST_MODELS")
+    found = sorted(Path(root).glob("**/1_Pooling")) if root else []
+    if not found:
+        pytest.skip("set SCRATCHLM_TEST_MODELS to a folder that holds all-MiniLM-L6-v2")
+    from scratchlm.retrieval import Embedder
+
+    embedder = Embedder.open(found[0].parent)
+    count, cut = token_counter(embedder), settings_for(embedder, overlap=32)
+    assert cut.size == 254  # it reads 256, two of which are its own
+    source = document("# Zürich\n\n" + "Naïve café 東京 🙂, or so; 3.14 isn't it? " * 200)
+    chunked = chunk_document(source, count, cut)
+    check(source, chunked, count, cut.size, cut.overlap)
+    assert max(chunk.tokens for chunk in chunked) > 200
+    assert embedder.embed([chunk.embedded for chunk in chunked]).truncated == 0
+    with pytest.raises(UserError, match="reads 254 tokens; give 254 at most"):
+        settings_for(embedder, 255)

@@ -175,7 +175,7 @@ class _Packer:
                 elif after - first > 1:
                     after -= 1
                 else:
-                    self.pieces[first : first + 1] = self._finer(self.pieces[first])
+                    self.pieces[first : first + 1] = self._must_be_finer(self.pieces[first])
             yield self._chunk(start, end, headings, tokens)
             repeat = self._repeated(first, after, start) if self.overlap and after < len(self.pieces) else None
             first = after
@@ -194,7 +194,8 @@ class _Packer:
             piece = self.pieces[after]
             if used + piece.tokens > room or piece.end - start > self.longest:
                 finer = self._finer(piece) if only_headings and piece.level in ("block", "part") else []
-                if not finer or finer[0].tokens + used > room:
+                torn = not finer or finer[0].level not in ("part", "line", "words")
+                if torn or finer[0].tokens + used > room:
                     break
                 self.pieces[after : after + 1] = finer  # no heading stands alone if a sentence can stand with it
                 continue
@@ -224,15 +225,20 @@ class _Packer:
             piece = replace(piece, tokens=self._tokens(piece.start, piece.end))
             if piece.tokens <= self.room:
                 return [piece]
-        return self._finer(piece)
+        return self._must_be_finer(piece)
+
+    def _must_be_finer(self, piece: _Piece) -> list[_Piece]:
+        if finer := self._finer(piece):
+            return finer
+        shown = f"{self.document.path}: the character {self.text[piece.start : piece.end]!r}"
+        raise UserError(f"{shown} has more tokens than a chunk of {self.size}; raise the size")
 
     def _finer(self, piece: _Piece) -> list[_Piece]:
-        """At least two pieces instead of one; those that do not fit are made finer still."""
+        """Smaller pieces instead of one, each of which fits; none of a single character."""
         level, spans = piece.level, [(piece.start, piece.end)]
-        while len(spans) < 2:
+        while spans == [(piece.start, piece.end)]:
             if level == "character":
-                shown = f"{self.document.path}: the character {self.text[piece.start : piece.end]!r}"
-                raise UserError(f"{shown} has more tokens than a chunk of {self.size}; raise the size")
+                return []
             if level == "block":
                 level, spans = "part", self._parts(piece.block)
             elif level == "part":
