@@ -99,6 +99,14 @@ def one_line(passed: PassedOver, why: str) -> None:
     assert "Traceback" not in line
 
 
+@pytest.mark.parametrize("name", ["no-words.docx", "cut.pdf", "far-cell.xlsx"])
+def test_libraries_say_nothing_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    content = BAD[name][0]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content())
+    assert len(list(read_documents(tmp_path))) == 1
+    assert caplog.records == []
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What a folder of all of them, and two good files, is read as."""
