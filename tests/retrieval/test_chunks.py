@@ -142,6 +142,22 @@ def test_a_word_is_not_torn_to_keep_a_heading_company() -> None:
     assert [chunk.text for chunk in chunks(far, 16)] == ["# Title", "x"]
 
 
+def test_underlined_titles_of_restructuredtext() -> None:
+    text = (
+        "=====\nGuide\n=====\n\nIntro::\n\n  code\n  ----\n\nInstall it\n----------\n\nRun.\n\nLinux\n~~~~~\n\nx\n\n"
+        "Windows\n-------\n\ny\n\nToo long for it\n----\n"
+    )
+    source = document(text, "text", "a.rst")
+    found = chunk_document(source, words, ChunkSettings(16))
+    check(source, found, words, 16)
+    assert [(chunk.headings, chunk.text.split()[-1]) for chunk in found] == [
+        (("Guide",), "----"),
+        (("Guide", "Install it"), "Run."),
+        (("Guide", "Install it", "Linux"), "x"),
+        (("Guide", "Windows"), "----"),
+    ]
+
+
 def test_slides_do_not_inherit_headings() -> None:
     text = "# One\n\nfirst\n\nsecond slide without a title\n"
     at = text.index("second")
@@ -227,7 +243,7 @@ TEXTS = st.lists(
 @given(
     TEXTS,
     st.sampled_from(["markdown", "text", "code", "json", "pdf"]),
-    st.sampled_from(["a.py", "a.js"]),
+    st.sampled_from(["a.py", "a.js", "a.rst"]),
     st.integers(16, 60),
     st.sampled_from([0, 4, 8]),
     st.sampled_from([words, pieces, spaces_too]),

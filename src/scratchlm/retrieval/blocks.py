@@ -44,6 +44,7 @@ _LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
 _MARKS = re.compile(r"\*\*|__|`|(?<!\w)[*_]|[*_](?!\w)|\{#[^}]*\}|</?\w+[^>]*>")
 
 
+_RST_MARKS = "=-~^\"'`#*+:._<>"
 _LONGEST_TITLE = 1_000
 """Characters; a line that is longer is no heading that anybody has written."""
 
@@ -123,6 +124,46 @@ def plain_sections(text: str) -> list[Section]:
     if begin is not None:
         blocks.append(Block(begin, end))
     return [Section((), tuple(blocks))] if blocks else []
+
+
+def rst_sections(text: str) -> list[Section]:
+    """The sections of a reStructuredText: titles are underlined, with what marks is up to the text. The marks that
+    appear first are the outermost level."""
+    outline = _Outline(text)
+    lines = _lines(text)
+    styles: list[tuple[str, bool]] = []
+    begin: int | None = None
+    at = 0
+    while at < len(lines):
+        over = _rule(lines, at)
+        title, under = (at + 1, at + 2) if over else (at, at + 1)
+        mark = _rule(lines, under)
+        words = lines[title].text.rstrip() if title < len(lines) else ""
+        named = bool(words) and (bool(over) or not words[0].isspace()) and not _rule(lines, title)
+        if mark and named and len(lines[under].text.rstrip()) >= len(words) and over in ("", mark):
+            if begin is not None:
+                outline.add(Block(begin, lines[at - 1].end))
+                begin = None
+            style = (mark, bool(over))
+            if style not in styles:
+                styles.append(style)
+            outline.head(styles.index(style) + 1, words, _Line(lines[at].start, lines[under].end, ""))
+            at = under
+        elif lines[at].text.strip():
+            begin = lines[at].start if begin is None else begin
+        elif begin is not None:
+            outline.add(Block(begin, lines[at - 1].end))
+            begin = None
+        at += 1
+    if begin is not None:
+        outline.add(Block(begin, lines[-1].end))
+    return outline.finish()
+
+
+def _rule(lines: list[_Line], at: int) -> str:
+    """The mark that a line of two or more of them is made of, or ""."""
+    marks = lines[at].text.rstrip() if at < len(lines) else ""
+    return marks[0] if len(marks) > 1 and marks[0] in _RST_MARKS and set(marks) == {marks[0]} else ""
 
 
 def line_sections(text: str) -> list[Section]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from scratchlm.errors import UserError
-from scratchlm.retrieval.blocks import Block, Section, line_sections, markdown_sections, plain_sections
+from scratchlm.retrieval.blocks import Block, Section, line_sections, markdown_sections, plain_sections, rst_sections
 from scratchlm.retrieval.code_parts import code_sections
 from scratchlm.retrieval.passages import Chunk, Document, with_headings
 from scratchlm.retrieval.sentences import sentences
@@ -112,6 +112,8 @@ def _sections(document: Document, count: Count, settings: ChunkSettings) -> list
         return markdown_sections(text, document.pages)
     if document.kind == "code":
         return code_sections(document.path, text, fits)
+    if document.path.lower().endswith(".rst"):
+        return rst_sections(text)
     return line_sections(text) if document.kind == "json" else plain_sections(text)
 
 
