@@ -175,6 +175,15 @@ def test_notebook(tmp_path: Path) -> None:
     assert document.text == "# Top\n\n```python\nx = 1\n```"
 
 
+def test_what_is_no_character_is_marked(tmp_path: Path) -> None:
+    pytest.importorskip("markitdown", reason="markitdown is not installed")
+    cells = r'[{"cell_type": "markdown", "source": ["a\ud800b\u0000c"]}]'
+    text = read(tmp_path, "a.ipynb", f'{{"nbformat": 4, "cells": {cells}}}').text
+    assert text == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
+    front = read(tmp_path, "a.md", '---\ntitle: "x\\uD800y"\n---\ntext\n')
+    assert front.metadata == {"title": "x\N{REPLACEMENT CHARACTER}y"}
+
+
 def test_json_and_json_lines_are_kept_as_they_are(tmp_path: Path) -> None:
     for text in ('{"a": [1, 2]}\n', '{"a": 1}\n\n{"a": 2}\n'):
         document = read(tmp_path, "a.json", text)

@@ -99,6 +99,14 @@ def one_line(passed: PassedOver, why: str) -> None:
     assert "Traceback" not in line
 
 
+@pytest.mark.parametrize("name", ["no-words.docx", "cut.pdf", "far-cell.xlsx"])
+def test_libraries_say_nothing_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    content = BAD[name][0]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content())
+    assert len(list(read_documents(tmp_path))) == 1
+    assert caplog.records == []
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What a folder of all of them, and two good files, is read as."""
@@ -226,3 +234,56 @@ def test_a_missing_package_names_the_command(tmp_path: Path, monkeypatch: pytest
     for found in find_files(tmp_path):
         with pytest.raises(UserError, match=r"pip install 'scratchlm\[rag\]'"):
             read_document(found)
+
+
+LINK = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/image"
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:9/x.png", "SECRET"])
+def test_pictures_that_a_document_links_to_are_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Neither over the network nor from the disk: the document is not ours, and the disk is."""
+    import builtins
+    import socket
+    import urllib.request
+
+    asked: list[object] = []
+    ordinary = builtins.open
+
+    def watch(file: object, *rest: object, **more: object) -> object:
+        if "secret" in str(file):
+            asked.append(file)
+        return ordinary(file, *rest, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: asked.append(address))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, *_, **__: asked.append(url))
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    place = secret.as_uri() if target == "SECRET" else target
+    names = (
+        'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+        'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships" '
+        'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main" '
+        'xmlns:pic="http://schemas.openxmlformats.org/drawingml/2006/picture" '
+        'xmlns:wp="http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDrawing"'
+    )
+    picture = (
+        '<w:r><w:drawing><wp:inline><wp:docPr descr="a plan"/><a:graphic><a:graphicData><pic:pic><pic:blipFill>'
+        '<a:blip r:link="p1"/></pic:blipFill></pic:pic></a:graphicData></a:graphic></wp:inline></w:drawing></w:r>'
+    )
+    with zipfile.ZipFile(BytesIO(DOCX)) as plain:
+        parts = {name: plain.read(name) for name in plain.namelist()}
+    words = "<w:r><w:t>Words.</w:t></w:r>"
+    parts["word/document.xml"] = (
+        f"<w:document {names}><w:body><w:p>{words}{picture}</w:p></w:body></w:document>".encode()
+    )
+    parts["word/_rels/document.xml.rels"] = (
+        '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+        f'<Relationship Id="p1" Type="{LINK}" Target="{place}" TargetMode="External"/></Relationships>'
+    ).encode()
+    (tmp_path / "a.docx").write_bytes(zipped(parts))
+    monkeypatch.setattr(builtins, "open", watch)
+    [found] = find_files(tmp_path / "a.docx")
+    assert "Words." in read_document(found).text
+    assert asked == []

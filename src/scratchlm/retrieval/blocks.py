@@ -34,13 +34,19 @@ class Section:
 
 
 _FENCE = re.compile(r"[ \t]*(?:>[ \t]?)*(`{3,}(?=[^`]*$)|~{3,})")
-_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*$")
+_HEADING = re.compile(r" {0,3}(#{1,6})(?=[ 	]|$)")
+_CLOSED = re.compile(r"(?:^|[ 	])#+$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_DELIMITERS = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
+_DELIMITERS = re.compile(r"\|?:?-+:?(?:\|:?-+:?)*\|?$")
 _NO_TITLE = re.compile(r"[ \t]*(?:[-*+>|]|\d+[.)][ \t]|<!--)")
 """How a line begins that a row of dashes below does not make a heading."""
 _LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
 _MARKS = re.compile(r"\*\*|__|`|(?<!\w)[*_]|[*_](?!\w)|\{#[^}]*\}|</?\w+[^>]*>")
+
+
+_RST_MARKS = "=-~^\"'`#*+:._<>"
+_LONGEST_TITLE = 1_000
+"""Characters; a line that is longer is no heading that anybody has written."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def markdown_sections(text: str, pages: tuple[int, ...] = ()) -> list[Section]:
             at = last
         elif heading := _HEADING.match(line.text):
             close()
-            outline.head(len(heading[1]), heading[2] or "", line)
+            outline.head(len(heading[1]), _CLOSED.sub("", line.text[heading.end() :].strip()), line)
         elif len(paragraph) == 1 and (under := _UNDERLINE.match(line.text)) and not _NO_TITLE.match(paragraph[0].text):
             title = paragraph.pop()
             outline.head(1 if under[1][0] == "=" else 2, title.text, _Line(title.start, line.end, ""))
@@ -120,6 +126,46 @@ def plain_sections(text: str) -> list[Section]:
     return [Section((), tuple(blocks))] if blocks else []
 
 
+def rst_sections(text: str) -> list[Section]:
+    """The sections of a reStructuredText: titles are underlined, with what marks is up to the text. The marks that
+    appear first are the outermost level."""
+    outline = _Outline(text)
+    lines = _lines(text)
+    styles: list[tuple[str, bool]] = []
+    begin: int | None = None
+    at = 0
+    while at < len(lines):
+        over = _rule(lines, at)
+        title, under = (at + 1, at + 2) if over else (at, at + 1)
+        mark = _rule(lines, under)
+        words = lines[title].text.rstrip() if title < len(lines) else ""
+        named = bool(words) and (bool(over) or not words[0].isspace()) and not _rule(lines, title)
+        if mark and named and len(lines[under].text.rstrip()) >= len(words) and over in ("", mark):
+            if begin is not None:
+                outline.add(Block(begin, lines[at - 1].end))
+                begin = None
+            style = (mark, bool(over))
+            if style not in styles:
+                styles.append(style)
+            outline.head(styles.index(style) + 1, words, _Line(lines[at].start, lines[under].end, ""))
+            at = under
+        elif lines[at].text.strip():
+            begin = lines[at].start if begin is None else begin
+        elif begin is not None:
+            outline.add(Block(begin, lines[at - 1].end))
+            begin = None
+        at += 1
+    if begin is not None:
+        outline.add(Block(begin, lines[-1].end))
+    return outline.finish()
+
+
+def _rule(lines: list[_Line], at: int) -> str:
+    """The mark that a line of two or more of them is made of, or ""."""
+    marks = lines[at].text.rstrip() if at < len(lines) else ""
+    return marks[0] if len(marks) > 1 and marks[0] in _RST_MARKS and set(marks) == {marks[0]} else ""
+
+
 def line_sections(text: str) -> list[Section]:
     """A text that is read line by line: one section, one block."""
     stop = len(text.rstrip())
@@ -128,7 +174,8 @@ def line_sections(text: str) -> list[Section]:
 
 
 def title_of(marked: str) -> str:
-    """A heading's words, without emphasis, links and other marks."""
+    """A heading's words, without emphasis, links and other marks; of an endless line its beginning."""
+    marked = marked[:_LONGEST_TITLE]
     return " ".join(_MARKS.sub("", _LINK.sub(r"\1", marked)).split())
 
 
@@ -193,9 +240,9 @@ def _fence_end(lines: list[_Line], at: int, fence: str) -> int:
 
 
 def _is_delimiters(line: str) -> bool:
-    return "|" in line and "-" in line and _DELIMITERS.match(line) is not None
+    return "|" in line and _DELIMITERS.match("".join(line.split())) is not None
 
 
 def _header(line: str) -> str:
-    cells = (title_of(cell) for cell in line.strip().strip("|").split("|"))
+    cells = (title_of(cell) for cell in line[:_LONGEST_TITLE].strip().strip("|").split("|"))
     return " | ".join(cell for cell in cells if cell)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from scratchlm.errors import UserError
-from scratchlm.retrieval.blocks import Block, Section, line_sections, markdown_sections, plain_sections
+from scratchlm.retrieval.blocks import Block, Section, line_sections, markdown_sections, plain_sections, rst_sections
 from scratchlm.retrieval.code_parts import code_sections
 from scratchlm.retrieval.passages import Chunk, Document, with_headings
 from scratchlm.retrieval.sentences import sentences
@@ -27,7 +27,6 @@ _WORDS = re.compile(r"\S+(?:\s+\S+){0,7}")
 _WORD = re.compile(r"\S+")
 _RUN = re.compile(r"[^,;|&/}\]]{1,16}[,;|&/}\]]{0,16}|[,;|&/}\]]{1,16}")
 _CHARACTER = re.compile(r"\S")
-_LINE = re.compile(r"[^\n]*\S")
 
 
 @dataclass(frozen=True)
@@ -113,17 +112,30 @@ def _sections(document: Document, count: Count, settings: ChunkSettings) -> list
         return markdown_sections(text, document.pages)
     if document.kind == "code":
         return code_sections(document.path, text, fits)
+    if document.path.lower().endswith(".rst"):
+        return rst_sections(text)
     return line_sections(text) if document.kind == "json" else plain_sections(text)
 
 
 Level = Literal["block", "part", "line", "words", "word", "run", "character"]
 _FINER: dict[Level, tuple[Level, re.Pattern[str]]] = {
-    "part": ("line", _LINE),
     "line": ("words", _WORDS),
     "words": ("word", _WORD),
     "word": ("run", _RUN),
     "run": ("character", _CHARACTER),
 }
+
+
+def _lines(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """Lines that are not empty, with their indentation, without the white space at their ends."""
+    found = []
+    while start < end:
+        stop = text.find("\n", start, end)
+        stop = end if stop < 0 else stop
+        if length := len(text[start:stop].rstrip()):
+            found.append((start, start + length))
+        start = stop + 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,7 @@ class _Packer:
                 elif after - first > 1:
                     after -= 1
                 else:
-                    self.pieces[first : first + 1] = self._finer(self.pieces[first])
+                    self.pieces[first : first + 1] = self._must_be_finer(self.pieces[first])
             yield self._chunk(start, end, headings, tokens)
             repeat = self._repeated(first, after, start) if self.overlap and after < len(self.pieces) else None
             first = after
@@ -184,7 +196,8 @@ class _Packer:
             piece = self.pieces[after]
             if used + piece.tokens > room or piece.end - start > self.longest:
                 finer = self._finer(piece) if only_headings and piece.level in ("block", "part") else []
-                if not finer or finer[0].tokens + used > room:
+                torn = not finer or finer[0].level not in ("part", "line", "words")
+                if torn or finer[0].tokens + used > room:
                     break
                 self.pieces[after : after + 1] = finer  # no heading stands alone if a sentence can stand with it
                 continue
@@ -214,17 +227,24 @@ class _Packer:
             piece = replace(piece, tokens=self._tokens(piece.start, piece.end))
             if piece.tokens <= self.room:
                 return [piece]
-        return self._finer(piece)
+        return self._must_be_finer(piece)
+
+    def _must_be_finer(self, piece: _Piece) -> list[_Piece]:
+        if finer := self._finer(piece):
+            return finer
+        shown = f"{self.document.path}: the character {self.text[piece.start : piece.end]!r}"
+        raise UserError(f"{shown} has more tokens than a chunk of {self.size}; raise the size")
 
     def _finer(self, piece: _Piece) -> list[_Piece]:
-        """At least two pieces instead of one; those that do not fit are made finer still."""
+        """Smaller pieces instead of one, each of which fits; none of a single character."""
         level, spans = piece.level, [(piece.start, piece.end)]
-        while len(spans) < 2:
+        while spans == [(piece.start, piece.end)]:
             if level == "character":
-                shown = f"{self.document.path}: the character {self.text[piece.start : piece.end]!r}"
-                raise UserError(f"{shown} has more tokens than a chunk of {self.size}; raise the size")
+                return []
             if level == "block":
                 level, spans = "part", self._parts(piece.block)
+            elif level == "part":
+                level, spans = "line", _lines(self.text, piece.start, piece.end)
             else:
                 level, pattern = _FINER[level]
                 spans = [match.span() for match in pattern.finditer(self.text, piece.start, piece.end)]
@@ -233,7 +253,7 @@ class _Packer:
     def _parts(self, block: Block) -> list[tuple[int, int]]:
         if block.form in ("prose", "heading"):
             return sentences(self.text, block.start, block.end)
-        lines = [match.span() for match in _LINE.finditer(self.text, block.start, block.end)]
+        lines = _lines(self.text, block.start, block.end)
         if block.form == "table" and len(lines) > 2:
             # A table's names, the line below them and the first row are of no use without each other.
             together = (lines[0][0], lines[2][1])

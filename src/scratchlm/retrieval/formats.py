@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import PurePosixPath
@@ -44,6 +46,9 @@ _NO_TEXT = _suffixes(
     ".psd .pt .pth .pyc .pyo .rar .safetensors .so .sqlite .sqlite3 .tar .tgz .tif .tiff .ttf .wasm .wav .webm "
     ".webp .whl .woff .woff2 .xz .zip .zst"
 )
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+_TALKATIVE = ("pdfminer", "bs4", "mammoth", "openpyxl")
+"""Loggers of the libraries below; their children follow them."""
 _LONGEST_FRONT_MATTER = 1 << 16
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
@@ -104,10 +109,16 @@ def read_bytes_as(kind: str, data: bytes) -> Read:
         raise UserError(
             f"{kind or 'such'} files need {package}, which is missing; run: pip install 'scratchlm[rag]'"
         ) from error
+    read = Read(_writable(read.text), read.kind, read.pages, {n: _writable(v) for n, v in read.metadata.items()})
     if not read.text.strip():
         scans = "; if it is scanned, run a text recognition on it first" if kind == "pdf" else ""
         raise Unreadable(f"holds no text{scans or '; fill it or leave it out'}")
     return read
+
+
+def _writable(text: str) -> str:
+    """The text without what is no character and cannot be written as UTF-8: escapes in a notebook can say anything."""
+    return _NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _decoded(kind: str, data: bytes) -> str:
@@ -200,8 +211,7 @@ def _html(text: str) -> Read:
     from markitdown.converters import HtmlConverter
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             converted = HtmlConverter().convert_string(text)
     except ImportError:
         raise
@@ -229,10 +239,26 @@ def _notebook(text: str) -> Read:
 
 def without_data(markdown: str) -> str:
     """Markdown without pictures that are written out in it: their descriptions stay."""
-    return re.sub(r"!\[([^\]]*)\]\(data:[^)]*\)", r"\1", markdown)
+    return re.sub(r"!\[([^\]]{0,2000})\]\(data:[^)]*\)", r"\1", markdown)
 
 
 def one_line(error: Exception) -> str:
     """A library's complaint, short enough for a line."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 100 else words[:97] + "..."
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' warnings about a file off the terminal: it is read, or named with one line of ours."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zipfile
 from io import BytesIO
 from typing import Any
 
-from scratchlm.retrieval.formats import Unreadable, one_line, without_data
+from scratchlm.retrieval.formats import Unreadable, one_line, quiet, without_data
 
 _MOST_UNPACKED = 400_000_000
 """Bytes of the XML in a file; a few kilobytes can hold gigabytes of it."""
@@ -37,8 +36,7 @@ def read_office(kind: str, data: bytes) -> tuple[str, tuple[int, ...]]:
         "xlsx": converters.XlsxConverter,
     }
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             text: str = made[kind]().convert(BytesIO(data), StreamInfo(extension=f".{kind}")).markdown
     except ImportError:
         raise

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO, StringIO
 from typing import Any
 
-from scratchlm.retrieval.formats import Unreadable, one_line
+from scratchlm.retrieval.formats import Unreadable, one_line, quiet
 
 _UNKNOWN = re.compile(r"\(cid:\d+\)")
 """What pdfminer writes for a character whose meaning the font does not tell."""
@@ -30,7 +27,7 @@ def read_pdf(data: bytes) -> tuple[str, tuple[int, ...], dict[str, str]]:
     if b"%PDF-" not in data[:1024]:
         raise Unreadable("is no PDF, whatever its name says; rename it or leave it out")
     try:
-        with _quiet("pdfminer"):
+        with quiet():
             texts, metadata = _pages(data)
     except (PDFPasswordIncorrect, PDFEncryptionError) as error:
         raise Unreadable("is encrypted; save a copy without a password") from error
@@ -83,15 +80,3 @@ def _metadata(infos: list[dict[str, Any]]) -> dict[str, str]:
             if isinstance(value, bytes) and (text := " ".join(decode_text(value).split())):
                 found[name.lower()] = text
     return found
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a library's warnings about a file off the terminal: the file is read, or named with one line of ours."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

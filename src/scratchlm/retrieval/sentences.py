@@ -13,7 +13,7 @@ _ABBREVIATIONS = frozenset(_SHORT.split())
 """Without their last full stop; a sentence may begin after "etc." and "a.m.", so these are not among them."""
 _END = re.compile(
     r"""
-    (?P<stop>[.!?…]+)["'”’»)\]*_`]*(?=\s)     # Latin, Greek, Cyrillic ...: a mark, what it closes, and white space
+    (?<![.!?…])(?P<stop>[.!?…]++)["'”’»)\]*_`]*+(?=\s)  # of Latin, Greek, Cyrillic ...: and white space after
     | [。！？｡][」』”’）】]*                     # Chinese and Japanese: no white space follows
     | [।॥؟۔](?=\s)                            # Hindi, Arabic, Urdu
     | \n(?=[ \t]*\r?\n)                       # an empty line
