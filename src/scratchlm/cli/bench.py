@@ -32,6 +32,11 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "grpo": ("alignment_speed.py", "grpo"),
     "grpo-long": ("alignment_speed.py", "grpo-long"),
     "ppo": ("alignment_speed.py", "ppo"),
+    "index": ("retrieval_speed.py", "index"),
+    "search": ("retrieval_speed.py", "search"),
+    "edit": ("retrieval_speed.py", "edit"),
+    "search-quality": ("retrieval_quality.py",),
+    "answers": ("answer_quality.py",),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 

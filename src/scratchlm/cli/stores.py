@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from scratchlm.retrieval.embeddings import Embedder
     from scratchlm.retrieval.filters import Filter
     from scratchlm.retrieval.index import Index
-    from scratchlm.retrieval.search import Searcher
+    from scratchlm.retrieval.search import Reranker, Searcher
     from scratchlm.retrieval.search_settings import SearchSettings
 
 StoreOption = Annotated[
@@ -40,7 +40,9 @@ Mode = Annotated[str, typer.Option(help="Search by vectors (dense), by words (bm
 Rerank = Annotated[
     str | None,
     typer.Option(
-        metavar="RUN", help="A re-ranker that was trained, or a decoder that judges by likelihood.", show_default=False
+        metavar="HOW",
+        help="Judge the best anew: late (by tokens), words, a re-ranker's run, or a decoder (by likelihood).",
+        show_default=False,
     ),
 ]
 
@@ -92,10 +94,19 @@ def searcher(store: str, settings: SearchSettings, rerank: str | None) -> Search
     """What searches an index."""
     from scratchlm.retrieval.search import Searcher
 
-    index, embedder = opened(store, embedding=settings.mode != "bm25")
-    reranker = None
-    if rerank is not None:
-        from scratchlm.retrieval.rerank import open_reranker
+    index, embedder = opened(store, embedding=settings.mode != "bm25" or rerank == "late")
+    return Searcher(index, embedder, settings, reranker=None if rerank is None else _reranker(rerank, embedder))
 
-        reranker = open_reranker(rerank)
-    return Searcher(index, embedder, settings, reranker=reranker)
+
+def _reranker(name: str, embedder: Embedder | None) -> Reranker:
+    from scratchlm.opening import open_model
+    from scratchlm.retrieval.rerank import CrossEncoder, LateInteraction, LikelihoodReranker, WordFeedback
+
+    if name == "late" and embedder is not None:
+        return LateInteraction(embedder)
+    if name == "words":
+        return WordFeedback()
+    config = open_model(name, weights=False).config
+    if config.architecture == "decoder" and config.head == "linear":
+        return LikelihoodReranker.open(name)
+    return CrossEncoder.open(name)

@@ -39,8 +39,10 @@ _BULLET = re.compile(r"^(?:[-*+>•]|\d+[.)])\s+")
 class Found(Protocol):
     """What a search gives."""
 
-    hits: Sequence[Hit]
-    timings: Mapping[str, float]
+    @property
+    def hits(self) -> Sequence[Hit]: ...
+    @property
+    def timings(self) -> Mapping[str, float]: ...
 
 
 class Searches(Protocol):

@@ -35,7 +35,8 @@ class Embeds(Protocol):
 class Embedded(Protocol):
     """Vectors of texts, (n, C)."""
 
-    vectors: Vectors
+    @property
+    def vectors(self) -> Vectors: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""Questions and cited answers in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from scratchlm.cli.output import print_json
+from scratchlm.errors import UserError
+
+if TYPE_CHECKING:
+    from scratchlm.retrieval.answers import Answer, Answerer
+    from scratchlm.retrieval.followup import Turn
+
+
+def converse(answerer: Answerer, where: Any, *, explain: bool, json: bool) -> None:
+    """Answer the questions that are typed, or come line by line; each knows those before it."""
+    history: list[Turn] = []
+    for line in _lines():
+        try:
+            history.append(answer(answerer, line, history, where, explain=explain, json=json))
+        except UserError as error:
+            if not sys.stdin.isatty():
+                raise
+            typer.secho(f"error: {error}", err=True, dim=True)
+
+
+def answer(
+    answerer: Answerer, question: str, history: Sequence[Turn], where: Any, *, explain: bool, json: bool
+) -> Turn:
+    """Answer a question, and print that as it comes."""
+    from scratchlm.retrieval.followup import Turn
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    found = answerer.ask(question, history, None if json else write, where)
+    if json:
+        print_json(found.as_json())
+    else:
+        print()
+        _show(found, explain)
+    return Turn(question, found.text)
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line in ("/quit", "/exit"):
+            return
+        if line:
+            yield line
+
+
+def _show(found: Answer, explain: bool) -> None:
+    places: dict[int, str] = {}
+    for sentence in found.sentences:
+        for one in sentence.citations:
+            places.setdefault(one.number, one.hit.place())
+        if not sentence.supported:
+            typer.secho(f"not supported by what it cites: {sentence.text}", err=True)
+    for number, place in sorted(places.items()):
+        print(f"[{number}] {place}")
+    for part in found.dropped:
+        typer.secho(f"left out of {part.file} ({part.why}): {' '.join(part.text.split())[:100]}", err=True, dim=True)
+    if explain:
+        print(f"an answer is there with probability {found.confidence:.2f}; looked for: {found.asked}")
+        for sentence in found.sentences:
+            print(f"support {sentence.support:.2f}: {sentence.text}")
+        print("ms: " + ", ".join(f"{name} {spent:.1f}" for name, spent in found.timings.items()))
