@@ -280,14 +280,17 @@ class Plan:
         return [[one] for one in bins]
 
     def _by_length(self, sizes: Indices) -> list[list[Indices]]:
-        batches: list[list[Indices]] = []
-        longest = 0
-        for place in np.argsort(-sizes, kind="stable"):
-            if batches and (len(batches[-1]) + 1) * longest <= self.tokens:
-                batches[-1].append(np.array([place]))
+        """Rows of like length, in as few batches as may be, and those of like size."""
+        order = np.argsort(-sizes, kind="stable")
+        batches = _rows_of(sizes, order, int(_OVER * self.tokens))
+        low, high = int(sizes.max()), int(_OVER * self.tokens)
+        while low < high:
+            room = (low + high) // 2
+            tried = _rows_of(sizes, order, room)
+            if len(tried) > len(batches):
+                low = room + 1
             else:
-                batches.append([np.array([place])])
-                longest = int(sizes[place])
+                batches, high = tried, room
         return batches
 
     def _cost(self, layout: list[list[Indices]]) -> int:
@@ -299,6 +302,19 @@ class Plan:
         for bins in layout:
             sums = [self._tokens(one) for one in bins]
             yield len(bins), max(sums), sum(sums)
+
+
+def _rows_of(sizes: Indices, order: Indices, room: int) -> list[list[Indices]]:
+    """Rows of one piece each, the longest first, in batches of ``room`` tokens at most, padding included."""
+    batches: list[list[Indices]] = []
+    longest = 0
+    for place in order:
+        if batches and (len(batches[-1]) + 1) * longest <= room:
+            batches[-1].append(np.array([place]))
+        else:
+            batches.append([np.array([place])])
+            longest = int(sizes[place])
+    return batches
 
 
 def _opened(numbers: Indices, bounds: Indices) -> Indices:
