@@ -2,13 +2,15 @@
 
     python benchmarks/alignment_speed.py dpo|grpo|grpo-long|ppo [--json] [--steps N]
 
-Same rows, same adapters (r = 16, every matrix but the head), same learning rate, float32, in processes of their own,
-one after the other. ``dpo``: steps of 4 pairs, made of rated film snippets; our time includes the reference's
-log-probabilities, which the peer works out in every step. ``grpo``: steps of one prompt with 8 completions of 32
-tokens (``grpo-long``: 128); both sample at temperature 1, take one update a rollout and leave the KL term out, and the
-reward is a function of the text. ``ppo``: steps of 8 prompts with a completion of 32 tokens each, two updates a
-rollout, the distance from the reference and a value head; ``trl`` has no PPO any more, so that the peer is the usual
-loop, written out below on transformers and peft. Only training steps are timed, not loading.
+Same rows, same adapters (r = 16, every matrix but the head), same learning rate, float32, in processes of their own.
+Those of ``dpo`` and ``ppo`` run one after the other; those of ``grpo`` take turns step by step, from one call of the
+reward to the next, so that what disturbs the machine disturbs both. ``dpo``: steps of 4 pairs, made of rated film
+snippets; our time includes the reference's log-probabilities, which the peer works out in every step. ``grpo``: steps
+of one prompt with 8 completions of 32 tokens (``grpo-long``: 128); both sample at temperature 1, take one update a
+rollout and leave the KL term out, and the reward is a function of the text. ``ppo``: steps of 8 prompts with a
+completion of 32 tokens each, two updates a rollout, the distance from the reference and a value head; ``trl`` has no
+PPO any more, so that the peer is the usual loop, written out below on transformers and peft. Only training steps are
+timed, not loading.
 """
 
 from __future__ import annotations
@@ -46,8 +48,15 @@ BEGINNING = 4
 SEED = 0
 
 
+TURN = "turn"
+"""What a process says when it has come to its next step, and waits."""
+
+
 def vowels(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:  # noqa: ARG001
     """The share of a completion's letters that are an "e": something that differs within every group."""
+    if "--turns" in sys.argv:  # what rewards print goes to the error output, so the real one is asked for
+        print(TURN, file=sys.__stdout__, flush=True)
+        sys.stdin.readline()
     return [text.count("e") / max(1, len(text)) for text in completions]
 
 
@@ -225,18 +234,60 @@ def ours(kind: str, folder: Path, steps: int) -> tuple[TuneResult, float]:
     return result, result.fit.seconds + getattr(result.tuning.task, "reference_seconds", 0.0)
 
 
+def in_turns(commands: list[list[str]]) -> list[dict[str, Any]]:
+    """What processes that wait at each step say at the end, and the ``seconds`` of all steps but their first, which
+    includes loading."""
+    running = [subprocess.Popen(one, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for one in commands[:1]]
+    said = [_next(running[0])]
+    for command in commands[1:]:  # they load one after the other
+        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        said.append(_next(running[-1]))
+    seconds, turns = [0.0] * len(running), 0
+    while said == [TURN] * len(running):
+        turns += 1
+        for number, process in enumerate(running):
+            assert process.stdin is not None
+            began = time.perf_counter()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            said[number] = _next(process)
+            # After the last turn there is no rollout, so that it is not a whole step.
+            seconds[number] += time.perf_counter() - began if said[number] == TURN else 0.0
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.close()  # who still waits goes on, and ends
+    if any(process.wait() for process in running) or not all(line.startswith("{") for line in said):
+        raise UserError("a process failed, or they did not take as many steps; what it says above tells why")
+    return [
+        json.loads(line) | {"seconds": taken, "turns": turns - 1} for line, taken in zip(said, seconds, strict=True)
+    ]
+
+
+def _next(process: subprocess.Popen[str]) -> str:
+    """A process's next line that is a turn or a result; empty where it has ended."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == TURN or line.startswith('{"seconds"'):
+            return line.strip()
+    return ""
+
+
 def measure(kind: str, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="scratchlm-bench-") as name:
         folder = Path(name)
         write_rows(kind, folder, steps)
         export_model(MODEL, "huggingface", folder / "base")
-        found = []
-        for role in ("ours", "peer"):
-            asked = [sys.executable, __file__, kind, "--role", role, "--folder", name, "--steps", str(steps)]
-            done = subprocess.run(asked, check=False, stdout=subprocess.PIPE)
-            if done.returncode:
-                raise UserError(f"{role} ended with status {done.returncode}; what it says above tells why")
-            found.append(json.loads(done.stdout.splitlines()[-1]))
+        asked = [sys.executable, __file__, kind, "--folder", name, "--steps", str(steps)]
+        if kind.startswith("grpo"):
+            found = in_turns([[*asked, "--role", role, "--turns"] for role in ("ours", "peer")])
+            steps = found[0]["turns"]
+        else:
+            found = []
+            for role in ("ours", "peer"):
+                done = subprocess.run([*asked, "--role", role], check=False, stdout=subprocess.PIPE)
+                if done.returncode:
+                    raise UserError(f"{role} ended with status {done.returncode}; what it says above tells why")
+                found.append(json.loads(done.stdout.splitlines()[-1]))
     own, other = found
     count = steps * (PAIRS if kind == "dpo" else COMPLETIONS)
     return {
@@ -261,6 +312,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--role", choices=("all", "ours", "peer"), default="all", help=argparse.SUPPRESS)
+    parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     try:

@@ -93,7 +93,7 @@ class Preference(FineTune):
     ) -> None:
         plans = [train] if held_out is None else [train, held_out]
         self.table, numbered = number_tokens([plan.examples for plan in plans])
-        changed = [replace(plan, examples=one) for plan, one in zip(plans, numbered, strict=True)]
+        changed = [replace(plan, examples=one, shares=True) for plan, one in zip(plans, numbered, strict=True)]
         super().__init__(changed[0], changed[1] if held_out is not None else None)
         self.config, self.model, self.place = config, model.to(place.device), place
         self.reference = torch.zeros(self.table.examples)

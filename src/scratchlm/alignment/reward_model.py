@@ -138,7 +138,7 @@ def judge_batch(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """
     if batch.labels is None:
         raise ValueError("a batch without labels does not say where its rewards are read")
-    states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)
+    states = model.hidden(batch.ids, **batch.places)
     wanted = batch.labels != IGNORE
     numbers, order = batch.labels[wanted].sort()
     rewards: Tensor = model.logits(states[wanted])[:, 0].float()

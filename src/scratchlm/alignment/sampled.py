@@ -102,7 +102,7 @@ class SampledTokens:
         """Some completions as the batches of this process, laid out as in ``plan``; none where it has none."""
         if not len(numbers):
             return []
-        laid = replace(plan, examples=self.examples).only(numbers, len(numbers))
+        laid = replace(plan, examples=self.examples, shares=True).only(numbers, len(numbers))
         return laid.step(0, place.rank, place.size)
 
     def tokens(self, numbers: Numbers) -> int:
@@ -131,7 +131,7 @@ def read_tokens(model: Any, batch: Batch, table: SampledTokens, temperature: flo
     """
     if batch.labels is None:
         raise ValueError("a batch without labels has nothing to be likely")
-    hidden = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)
+    hidden = model.hidden(batch.ids, **batch.places)
     wanted = batch.labels != IGNORE
     numbers, states = batch.labels[wanted], hidden[wanted]
     ids = table.ids[numbers]

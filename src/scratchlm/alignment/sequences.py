@@ -85,7 +85,7 @@ def sequence_log_probabilities(model: Any, batch: Batch, table: TokenTable) -> S
     """
     if batch.labels is None:
         raise ValueError("a batch without labels has nothing to be likely")
-    states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)
+    states = model.hidden(batch.ids, **batch.places)
     wanted = batch.labels != IGNORE
     targets, owners = table.take(batch.labels[wanted])
     found = token_log_probabilities(model, states[wanted], targets)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 IGNORE = -100
 """The label of a position that takes no part in the loss (the field's convention, torch's default)."""
+
+
+class Places(TypedDict):
+    """Of :class:`Batch`."""
+
+    positions: Tensor | None
+    documents: Tensor | None
+    opened: Tensor | None
 
 
 @dataclass
@@ -30,6 +39,9 @@ class Batch:
     documents: Tensor | None = None
     """(B, T) int32: which document a token belongs to, -1 for padding; None when every row is one whole document.
     Attention never crosses from one document to another."""
+    opened: Tensor | None = None
+    """(B, E) int64, where several texts of a row share a beginning that is there once: of which of the row's tokens
+    its texts consist, one after the other; ``documents`` are then (B, E). None where each token is one text's."""
     source_ids: Tensor | None = None
     """(B, S) int64: an encoder-decoder's input."""
     source_documents: Tensor | None = None
@@ -47,6 +59,11 @@ class Batch:
         """A batch of the changed tensors; what is absent stays so."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(tensor) for name, tensor in parts.items() if tensor is not None})
+
+    @property
+    def places(self) -> Places:
+        """Where the tokens stand: what a model's ``hidden`` is told beside the ids."""
+        return Places(positions=self.positions, documents=self.documents, opened=self.opened)
 
     @property
     def rows(self) -> int:

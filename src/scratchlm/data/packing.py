@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scratchlm.data.batch import IGNORE, Batch
 from scratchlm.data.examples import ADJACENT, Examples
+from scratchlm.data.sharing import common_beginnings, shared_batch
 from scratchlm.errors import UserError
 
 Method = Literal["auto", "pack", "length"]
@@ -65,10 +66,21 @@ def pack(lengths: Sequence[int] | Indices, block: int, *, seed: int = 0, epoch: 
     return [np.array(bins[n], np.int64) for n in epoch_order(len(bins), seed, epoch)]
 
 
-def packed_batch(examples: Examples, bins: Sequence[Sequence[int] | Indices], block: int | None = None) -> Batch:
+def packed_batch(
+    examples: Examples,
+    bins: Sequence[Sequence[int] | Indices],
+    block: int | None = None,
+    *,
+    begun: Indices | None = None,
+) -> Batch:
     """The examples of each bin one after the other in a row (B, T): positions restart with each, documents keep them
     apart, and none is predicted from another. T is ``block``, or the fullest bin's tokens; a bin of one example makes
-    an ordinary padded row. Padding is document -1 and has no label, whatever its id."""
+    an ordinary padded row. Padding is document -1 and has no label, whatever its id.
+
+    ``begun`` (N,) says how many tokens each example has in common with the one before it: where the two follow one
+    another in a bin, those are there once (see :mod:`~scratchlm.data.sharing`)."""
+    if begun is not None and (shared := shared_batch(examples, bins, begun)) is not None:
+        return shared
     rows = [[examples[int(number)] for number in one] for one in bins]
     width = max(sum(len(ids) for ids, _ in row) for row in rows)
     if block is not None and width > block:
@@ -115,6 +127,8 @@ class Plan:
     method: Method = "auto"
     width: int = 768
     """The model's: what a token costs beside attention."""
+    shares: bool = False
+    """Whether a beginning that neighbours have in common is computed once, which is right for causal models alone."""
     _orders: dict[int, Indices] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -147,9 +161,9 @@ class Plan:
         return self._groups if self.examples.task in ADJACENT else np.arange(len(self.examples) + 1)
 
     @cached_property
-    def _sizes(self) -> Indices:
-        """(U,): tokens of each."""
-        return np.add.reduceat(self._lengths, self._units[:-1])
+    def _begun(self) -> Indices:
+        """(N,): tokens of each that it shares with the example before it."""
+        return common_beginnings(self.examples) if self.shares else np.zeros(len(self.examples), np.int64)
 
     def indices(self, step: int) -> Indices:
         """The examples of a step, counted from 0 through all epochs."""
@@ -158,7 +172,9 @@ class Plan:
     def step(self, step: int, part: int = 0, parts: int = 1) -> list[Batch]:
         """The batches of a step, or of the one ``part`` of ``parts`` that a process has (an empty list where there is
         nothing for it). Their losses are sums to be added."""
-        return [self._batch(bins) for bins in self._layout(self._taken(step)[part::parts])]
+        taken = self._taken(step)
+        mine = np.array_split(np.sort(taken), parts)[part] if self.shares else taken[part::parts]
+        return [self._batch(bins) for bins in self._layout(mine)]
 
     def sizes(self, step: int) -> tuple[int, int]:
         """How many predictions are learned from in a step, and how many tokens it has, over all its parts."""
@@ -180,7 +196,7 @@ class Plan:
 
     def in_order(self) -> Iterator[Batch]:
         """All examples once, for evaluation."""
-        by_length = np.argsort(self._sizes, kind="stable")
+        by_length = np.argsort(np.add.reduceat(self._lengths, self._units[:-1]), kind="stable")
         for first in range(0, len(by_length), self.rows):
             yield from map(self._batch, self._layout(by_length[first : first + self.rows]))
 
@@ -203,7 +219,7 @@ class Plan:
         return chosen if len(self._units) == len(self._groups) else _opened(chosen, self._groups)
 
     def _batch(self, bins: list[Indices]) -> Batch:
-        return packed_batch(self.examples, [_opened(one, self._units) for one in bins])
+        return packed_batch(self.examples, bins, begun=self._begun if self.shares else None)
 
     def _order(self, epoch: int) -> Indices:
         order = epoch_order(len(self._groups) - 1, self.seed, epoch)
@@ -220,34 +236,61 @@ class Plan:
         )
 
     def _layout(self, units: Indices) -> list[list[Indices]]:
-        """The bins of each batch of some pieces."""
+        """The bins of each batch of some units: the numbers of their examples."""
         if not len(units):
             return []
+        pieces = self._pieces(units)
+        sizes = np.array([self._tokens(one) for one in pieces])
         ways = {"pack": (self._packed,), "length": (self._by_length,), "auto": (self._packed, self._by_length)}
-        return min((way(units) for way in ways[self.method]), key=self._cost)
+        laid = (
+            [[np.concatenate([pieces[n] for n in one]) for one in bins] for bins in way(sizes)]
+            for way in ways[self.method]
+        )
+        return min(laid, key=self._cost)
 
-    def _packed(self, units: Indices) -> list[list[Indices]]:
+    def _pieces(self, units: Indices) -> list[Indices]:
+        """The examples of each unit; of units that share beginnings as many neighbours together as one batch holds."""
+        pieces = [np.arange(self._units[n], self._units[n + 1]) for n in units]
+        if not self.shares:
+            return pieces
+        joined = [pieces[0]]
+        for one in pieces[1:]:
+            both = np.concatenate([joined[-1], one])
+            follows = one[0] == joined[-1][-1] + 1 and self._begun[one[0]] > 0
+            if follows and self._tokens(both) <= _OVER * self.tokens:
+                joined[-1] = both
+            else:
+                joined.append(one)
+        return joined
+
+    def _tokens(self, numbers: Indices) -> int:
+        """Tokens of examples that lie one after the other in a row."""
+        follow = numbers[1:][np.diff(numbers) == 1]
+        return int(self._lengths[numbers].sum() - self._begun[follow].sum())
+
+    def _packed(self, sizes: Indices) -> list[list[Indices]]:
         """Bins of like fullness, as few as may be: a last one with a few tokens would cost nearly as much as a full."""
-        lengths = self._sizes[units]
-        total, longest = int(lengths.sum()), int(lengths.max())
+        total, longest = int(sizes.sum()), int(sizes.max())
         wanted = math.ceil(total / (_OVER * self.tokens))
         block = max(math.ceil(total / wanted), longest)
-        bins = pack(lengths, block)
+        bins = pack(sizes, block)
         while len(bins) > wanted and block < _OVER * self.tokens:
             block += max(1, block // 64)
-            bins = pack(lengths, block)
-        return [[units[one]] for one in bins]
+            bins = pack(sizes, block)
+        return [[one] for one in bins]
 
-    def _by_length(self, units: Indices) -> list[list[Indices]]:
-        lengths = self._sizes[units]
-        batches: list[list[Indices]] = []
-        longest = 0
-        for place in np.argsort(-lengths, kind="stable"):
-            if batches and (len(batches[-1]) + 1) * longest <= self.tokens:
-                batches[-1].append(units[place : place + 1])
+    def _by_length(self, sizes: Indices) -> list[list[Indices]]:
+        """Rows of like length, in as few batches as may be, and those of like size."""
+        order = np.argsort(-sizes, kind="stable")
+        batches = _rows_of(sizes, order, int(_OVER * self.tokens))
+        low, high = int(sizes.max()), int(_OVER * self.tokens)
+        while low < high:
+            room = (low + high) // 2
+            tried = _rows_of(sizes, order, room)
+            if len(tried) > len(batches):
+                low = room + 1
             else:
-                batches.append([units[place : place + 1]])
-                longest = int(lengths[place])
+                batches, high = tried, room
         return batches
 
     def _cost(self, layout: list[list[Indices]]) -> int:
@@ -257,8 +300,21 @@ class Plan:
     def _blocks(self, layout: list[list[Indices]]) -> Iterator[tuple[int, int, int]]:
         """Rows, tokens a row, and examples' tokens of each batch."""
         for bins in layout:
-            sums = [int(self._sizes[one].sum()) for one in bins]
+            sums = [self._tokens(one) for one in bins]
             yield len(bins), max(sums), sum(sums)
+
+
+def _rows_of(sizes: Indices, order: Indices, room: int) -> list[list[Indices]]:
+    """Rows of one piece each, the longest first, in batches of ``room`` tokens at most, padding included."""
+    batches: list[list[Indices]] = []
+    longest = 0
+    for place in order:
+        if batches and (len(batches[-1]) + 1) * longest <= room:
+            batches[-1].append(np.array([place]))
+        else:
+            batches.append([np.array([place])])
+            longest = int(sizes[place])
+    return batches
 
 
 def _opened(numbers: Indices, bounds: Indices) -> Indices:

@@ -77,7 +77,7 @@ def score_batches(model: Model, batches: Iterable[Batch]) -> Scores:
                 scores.add(model.forward_batch(batch).flatten(0, 1), batch.labels.flatten())
                 continue
             wanted = batch.labels != IGNORE
-            states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)[wanted]
+            states = model.hidden(batch.ids, **batch.places)[wanted]
             labels, rows = batch.labels[wanted], max(1, LOGITS_AT_ONCE // model.config.vocab_size)
             for start in range(0, len(labels), rows):
                 scores.add(model.logits(states[start : start + rows]), labels[start : start + rows])

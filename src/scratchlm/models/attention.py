@@ -16,6 +16,7 @@ from scratchlm import kernels
 from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.layers import RMSNorm, rotate
+from scratchlm.models.sharing import Sharing
 from scratchlm.models.sublayer import project_in, project_out
 
 
@@ -38,6 +39,8 @@ class AttentionMask:
     window: int | None = None
     """So many keys are seen at most, the query's own the last."""
     device: torch.device | None = None
+    sharing: Sharing | None = None
+    """Where texts share beginnings; ``queries``, ``keys`` and ``documents`` are then those of the opened texts."""
 
     @cached_property
     def visible(self) -> Tensor | None:
@@ -134,7 +137,10 @@ class Attention(nn.Module):
         """
         packed, x = project_in(x, norm, self.q if self.cross else self.qkv)
         attend = self._textbook if self.textbook else self._fast
-        attended = attend(packed, mask, rope, cache, memory)
+        if mask.sharing is None:
+            attended = attend(packed, mask, rope, cache, memory)
+        else:
+            attended = mask.sharing.close(attend(mask.sharing.open(packed), mask, rope, cache, memory))
         return project_out(attended, self.out, x, self.residual_dropout if self.training else 0.0)
 
     def _fast(

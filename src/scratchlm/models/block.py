@@ -13,6 +13,7 @@ from scratchlm.models.cache import KVCache
 from scratchlm.models.config import ModelConfig
 from scratchlm.models.feedforward import FeedForward
 from scratchlm.models.layers import Embedding, Rotary, build_norm
+from scratchlm.models.sharing import Sharing
 
 
 class Block(nn.Module):
@@ -112,6 +113,7 @@ class Stack(nn.Module):
         cache: KVCache | None = None,
         memory: Tensor | None = None,
         memory_documents: Tensor | None = None,
+        opened: Tensor | None = None,
     ) -> Tensor:
         """The states after the final norm, (B, T, C).
 
@@ -122,11 +124,13 @@ class Stack(nn.Module):
             types: (B, T) segment numbers, for models that have them.
             cache: keys and values of the tokens before; appended to.
             memory: (B, S, C), an encoder's states, and ``memory_documents`` (B, S), -1 where they are padding.
+            opened: (B, E), as in :class:`~scratchlm.data.batch.Batch`; the documents then are (B, E) as well, and the
+                positions (B, T) of one document each.
 
         Raises:
-            ValueError: the tokens reach beyond the model's context.
+            ValueError: the tokens reach beyond the model's context, or beginnings are shared where they cannot be.
         """
-        x = self.stream(ids, positions, documents, types, cache, memory, memory_documents)
+        x = self.stream(ids, positions, documents, types, cache, memory, memory_documents, opened)
         normed: Tensor = x if self.norm is None else self.norm(x)
         return normed
 
@@ -139,6 +143,7 @@ class Stack(nn.Module):
         cache: KVCache | None = None,
         memory: Tensor | None = None,
         memory_documents: Tensor | None = None,
+        opened: Tensor | None = None,
     ) -> Tensor:
         """:meth:`hidden` before the final norm."""
         tokens = ids.shape[1]
@@ -147,8 +152,16 @@ class Stack(nn.Module):
             if start + tokens > self.config.context:
                 raise ValueError(f"{start + tokens} tokens do not fit the model's context of {self.config.context}")
             positions = torch.arange(start, start + tokens, device=ids.device)
-        keys = start + tokens
-        mask = windowed = AttentionMask(self.causal, queries=tokens, keys=keys, documents=documents, device=ids.device)
+        queries, keys, turns, sharing = tokens, start + tokens, positions, None
+        if opened is not None:
+            if not self.causal or cache is not None or positions.dim() != 2:
+                raise ValueError("beginnings are shared by a causal model without a cache, which is told positions")
+            sharing = Sharing(opened, tokens)
+            queries = keys = opened.shape[1]
+            turns = positions.gather(1, opened)
+        mask = windowed = AttentionMask(
+            *(self.causal, None, queries, keys), documents=documents, device=ids.device, sharing=sharing
+        )
         if self.config.sliding_window is not None:
             window = self.config.sliding_window if self.config.sliding_window < keys else None
             windowed = dataclasses.replace(mask, window=window)
@@ -156,7 +169,7 @@ class Stack(nn.Module):
         if memory is not None:
             seen = None if memory_documents is None else (memory_documents >= 0)[:, None, None, :]
             memory_mask = AttentionMask(False, seen)
-        rope = None if self.rope is None else self.rope(positions)
+        rope = None if self.rope is None else self.rope(turns)
         x: Tensor = self.embed(ids, positions, types)
         for layer, block in enumerate(self.blocks):
             own = mask if layer < self.config.window_from_layer else windowed

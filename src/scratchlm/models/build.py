@@ -45,6 +45,7 @@ class _SingleStack(Stack):
         documents: Tensor | None = None,
         types: Tensor | None = None,
         cache: KVCache | None = None,
+        opened: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, V) for token ids (B, T); see :meth:`Stack.hidden` for the rest. A model with labels gives
         theirs at each token, one with a reward (B, T, 1); a whole text's are at an encoder's first token, at a
@@ -54,8 +55,9 @@ class _SingleStack(Stack):
             ValueError: the model has no head; its states are at :meth:`hidden`.
         """
         if self.config.head != "linear":
-            return self.logits(self.hidden(ids, positions=positions, documents=documents, types=types, cache=cache))
-        return project_in(self.stream(ids, positions, documents, types, cache), self.norm, self.head)[0]
+            told = {"positions": positions, "documents": documents, "types": types, "opened": opened}
+            return self.logits(self.hidden(ids, **told, cache=cache))
+        return project_in(self.stream(ids, positions, documents, types, cache, opened=opened), self.norm, self.head)[0]
 
     def logits(self, states: Tensor) -> Tensor:
         """From the states that :meth:`hidden` gives, any of them, to the vocabulary or labels. (..., C) -> (..., V).
@@ -89,7 +91,7 @@ class _SingleStack(Stack):
 
     def forward_batch(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) for a batch, as :meth:`forward`'s."""
-        logits: Tensor = self(batch.ids, positions=batch.positions, documents=batch.documents)
+        logits: Tensor = self(batch.ids, **batch.places)
         return logits
 
     def attention_maps(self, ids: Tensor, *, documents: Tensor | None = None) -> list[Tensor]:

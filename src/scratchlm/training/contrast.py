@@ -191,7 +191,7 @@ class Contrast(FineTune):
         """The numbers of a batch's texts (D,), and their vectors (D, C)."""
         if batch.labels is None:
             raise ValueError("a batch without labels cannot be learned from")
-        states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)
+        states = model.hidden(batch.ids, **batch.places)
         return batch.labels[batch.labels != IGNORE], pooled(states, batch, self.pooling)
 
 

@@ -32,7 +32,7 @@ from scratchlm.training.question import Question, encode_splits, read_splits
 from scratchlm.training.settings import NOT_SETTABLE, split_tuning
 from scratchlm.training.starting import DECIDED, Start, is_preset, start_from
 from scratchlm.training.tasks import FineTune
-from scratchlm.training.tuning_config import TuningConfig, tuned_train_config, usual_pass_tokens
+from scratchlm.training.tuning_config import ANEW, TuningConfig, tuned_train_config, usual_pass_tokens
 
 
 @dataclass
@@ -161,7 +161,8 @@ def prepare(
     train, held_out = encode_splits(splits, start, tuning, start.config.architecture == "decoder", reporter)
     place = place or World(choose_device(probe.device))
     pass_tokens = tuning.pass_tokens or usual_pass_tokens(question.method, task, place.device.type)
-    given = goal.defaults(task, question.method) | train_settings
+    anew = ANEW if is_preset(question.model) else {}
+    given = anew | goal.defaults(task, question.method) | train_settings
     probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | given, 1)
     rows = probe.batch_size * probe.accumulation
     plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)

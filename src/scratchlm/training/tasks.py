@@ -224,7 +224,7 @@ class FineTune(Task):
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.labels is None:
             raise ValueError("a batch without labels cannot be learned from")
-        states = model.hidden(batch.ids, positions=batch.positions, documents=batch.documents)
+        states = model.hidden(batch.ids, **batch.places)
         if type(model.head) is nn.Linear and model.config.head == "linear":
             return linear_cross_entropy_sum(states, model.head.weight, model.head.bias, batch.labels)
         wanted = batch.labels != IGNORE

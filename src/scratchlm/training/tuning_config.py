@@ -30,6 +30,8 @@ COMMON: dict[str, Any] = {
 }
 TASKS: dict[str, dict[str, Any]] = {"embed": {"batch_size": 64}}
 """Where a task differs: the rows of a step are each other's wrong answers, and should be many."""
+ANEW: dict[str, Any] = {"learning_rate": 1e-3}
+"""Where a preset differs, which has learned nothing yet that large steps could spoil."""
 PASS_TOKENS: dict[Method, int] = {"full": 512, "lora": 256, "qlora": 192}
 """On the CPU, where an adapter's passes gain nothing by more; with all weights each adds up as many gradients."""
 EMBED_PASS_TOKENS, GPU_PASS_TOKENS = 4096, 8192
