@@ -269,6 +269,21 @@ def test_a_second_writer_is_refused(index: Index, embedder: Words) -> None:
     assert sorted(contents(other)) == ["a.txt", "b.txt"]
 
 
+def test_an_address_instead_of_a_folder(tmp_path: Path, embedder: Words) -> None:
+    """As on object storage: by its address, without a lock."""
+    place = f"file://{tmp_path}/store"
+    assert not Index.exists(place)
+    index = Index.create(place, embedder)
+    index.update([document("a.txt", "one"), document("b.txt", "two")], cut=paragraphs)
+    index.update([document("b.txt", "three")], cut=paragraphs)
+    reader = Index.open(place)
+    assert contents(reader) == {"b.txt": ["three"]}
+    assert [hit.text for hit in reader.full_text("three", 3)] == ["three"]
+    assert not (tmp_path / "store" / stores.LOCK).exists()
+    with pytest.raises(UserError, match=r"there is no index in file://.*; make one with"):
+        Index.open(f"{place}-not")
+
+
 class Full:
     """A table on a disk that fills up after some writes."""
 
