@@ -53,6 +53,8 @@ def _lines() -> Iterator[str]:
             line = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise UserError("standard input is not UTF-8; convert it, for instance with iconv") from error
         if line in ("/quit", "/exit"):
             return
         if line:
