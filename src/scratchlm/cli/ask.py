@@ -10,7 +10,7 @@ import typer
 from scratchlm.cli.asking import answer, converse
 from scratchlm.cli.narrowing import After, Before, Kinds, Meta, Paths, narrowed
 from scratchlm.cli.output import Json, Precision
-from scratchlm.cli.stores import Count, Mode, Rerank, StoreOption, opened, searcher
+from scratchlm.cli.stores import Count, Mode, Rerank, StoreOption, check_count, opened, searcher
 from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def ask(
     from scratchlm.retrieval.answers import Answerer, AnswerSettings
     from scratchlm.retrieval.search_settings import SearchSettings
 
+    check_count(k)
     where = narrowed(path, kind, after, before, meta)
     given: dict[str, Any] = {"hits": k, "style": style, "max_new_tokens": max_new_tokens}
     settings = AnswerSettings(**given | ({} if threshold is None else {"threshold": threshold}))

@@ -76,4 +76,5 @@ def _show(found: Answer, explain: bool) -> None:
         print(f"an answer is there with probability {found.confidence:.2f}; looked for: {found.asked}")
         for sentence in found.sentences:
             print(f"support {sentence.support:.2f}: {sentence.text}")
-        print("ms: " + ", ".join(f"{name} {spent:.1f}" for name, spent in found.timings.items()))
+        stages = sorted(found.timings.items(), key=lambda one: one[0] == "total")
+        print("ms: " + ", ".join(f"{name} {spent:.1f}" for name, spent in stages))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scratchlm.cli.output import Json, print_json
-from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, searcher
+from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, check_count, searcher
 from scratchlm.errors import UserError
 
 
@@ -43,8 +43,11 @@ def rag_eval(
     from scratchlm.retrieval.judging import document_names, documents_of
     from scratchlm.retrieval.search_settings import SearchSettings
 
-    if run is not None and (run.is_dir() or not run.parent.is_dir()):
-        raise UserError(f"--run {run} is a folder, or in none that exists; give a file to write to")
+    check_count(k)
+    if run is not None and run.is_dir():
+        raise UserError(f"--run {run} is a folder; give a file to write to")
+    if run is not None and not run.parent.is_dir():
+        raise UserError(f"--run: the folder {run.parent} does not exist; make it, or choose another file")
     asked, judged = read_queries(queries), read_qrels(qrels)
     check_known(judged, asked)
     names = document_names(one.path for one in Index.open(store).files())

@@ -8,7 +8,7 @@ import typer
 
 from scratchlm.cli.narrowing import After, Before, Kinds, Meta, Paths, narrowed
 from scratchlm.cli.output import Json, print_json
-from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, searcher
+from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, check_count, searcher
 from scratchlm.cli.texts import given_texts
 from scratchlm.errors import UserError
 
@@ -50,6 +50,7 @@ def search(
     json: Json = False,
 ) -> None:
     """Search an index for passages."""
+    check_count(k)
     if (query is None) == (queries is None):
         raise UserError("give a QUERY, or many with --queries FILE, and not both")
     if queries is not None and not json:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="DIR", help="The folder of the index, or its s3:// address.")
 ]
-Count = Annotated[int, typer.Option("-k", min=1, metavar="N", help="How many passages to find.")]
+Count = Annotated[int, typer.Option("-k", metavar="N", help="How many passages to find.")]
 Mode = Annotated[str, typer.Option(help="Search by vectors (dense), by words (bm25), or by both (hybrid).")]
 Fusion = Annotated[str, typer.Option(help="How a hybrid search joins both: by weighted scores, or by ranks (rrf).")]
 DenseWeight = Annotated[
@@ -38,6 +38,16 @@ Rerank = Annotated[
         show_default=False,
     ),
 ]
+
+
+def check_count(k: int) -> None:
+    """See that something is to be found, before an index or a model is read.
+
+    Raises:
+        UserError: it is not.
+    """
+    if k < 1:
+        raise UserError(f"-k is {k}; ask for at least 1 passage")
 
 
 def absolute(model: str) -> str:
@@ -60,6 +70,11 @@ def opened(store: str, *, embedding: bool = True) -> tuple[Index, Embedder | Non
     try:
         embedder = Embedder.open(index.record.model, index.record.precision)  # type: ignore[arg-type]
     except UserError as error:
+        name = index.record.model
+        if Path(name).is_absolute() and not Path(name).exists():
+            raise UserError(
+                f"{store} was made with {name}, which is there no more; put it back, or index into another store"
+            ) from error
         raise UserError(f"the embedding model of {store}: {error}") from error
     index.record.check_model(embedder, store, writing=False)
     return index, embedder
