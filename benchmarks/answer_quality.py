@@ -44,8 +44,9 @@ SETS = Path(__file__).resolve().parents[1] / "tests" / "retrieval"
 CALIBRATION, HELD = SETS / "questions" / "calibration.txt", SETS / "questions" / "held.txt"
 INJECTIONS = SETS / "injections"
 K, FOLDS, RIDGE = 6, 6, 1.0
-ANSWERED_REFUSED = 0.10
-"""Share of the answerable questions of the first set that the threshold may refuse."""
+ANSWERED_REFUSED = 0.13
+"""Share of the answerable questions of the first set that the threshold may refuse: where, in cross-validation, both
+goals (15 % of these refused at most, 80 % of the others at least) are kept with the same margin."""
 PASSAGE_WORDS, SHORT_PASSAGE_WORDS = 120, 30
 """Calibrated on passages of both lengths, so that what is learned does not lean on one; measured on the long ones."""
 PLAIN_REFUSAL = re.compile(

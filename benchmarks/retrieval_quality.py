@@ -16,7 +16,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,16 @@ from scratchlm.errors import UserError
 from scratchlm.evaluation.retrieval_metrics import measure_run
 from scratchlm.retrieval import Embedder
 from scratchlm.retrieval.fusion import order, reciprocal_rank
+from scratchlm.retrieval.learned_order import features, learn_weights
 from scratchlm.retrieval.memory_index import BM25, MemoryIndex
 from scratchlm.retrieval.passages import Hit
-from scratchlm.retrieval.rerank import Combined, CrossEncoder, WordFeedback, rarity
+from scratchlm.retrieval.rerank import CrossEncoder, WordFeedback, rarity
 from scratchlm.retrieval.search import Reranker, Searcher
 from scratchlm.retrieval.search_settings import SearchSettings
 from scratchlm.retrieval.tuning import cross_validate, figures_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "cisi"
 DENSE_WEIGHTS = (0.4, 0.5, 0.6, 0.7, 0.8)
-RERANK_WEIGHTS = (0.0, 0.2, 0.4, 0.6)
 
 
 def read_cisi(folder: Path) -> tuple[list[str], dict[str, str], dict[str, dict[str, int]]]:
@@ -75,8 +74,8 @@ class KnownEmbedder:
 class KnownLateInteraction:
     """:class:`~scratchlm.retrieval.rerank.LateInteraction` that remembers tokens' states, in half precision."""
 
-    def __init__(self, embedder: Embedder) -> None:
-        self.embedder = embedder
+    def __init__(self, embedder: Embedder, weigh: bool = True) -> None:
+        self.embedder, self.weigh = embedder, weigh
         self.known: dict[str, tuple[list[int], Tensor]] = {}
         self.best: dict[tuple[str, str], Tensor] = {}
 
@@ -88,8 +87,41 @@ class KnownLateInteraction:
         for text in passages:
             if (query, text) not in self.best:
                 self.best[query, text] = (sought.float() @ self.known[text][1].float().T).amax(1)
-        weights = rarity(asked, [self.known[text][0] for text in passages])
+        weights = rarity(asked, [self.known[text][0] for text in passages]) if self.weigh else torch.ones(len(asked))
         return [float(self.best[query, text] @ weights / weights.sum()) for text in passages]
+
+
+def learned(
+    searcher: Searcher,
+    judges: dict[str, Reranker],
+    queries: dict[str, str],
+    qrels: dict[str, dict[str, int]],
+    folds: int,
+    seeds: int,
+) -> list[float]:
+    """nDCG@10 of an order whose weights are learned on the other folds' queries, of each parting. All judges are in
+    it, and nothing else is chosen."""
+    columns = ["dense", "bm25", *judges]
+    searcher.reranker = None
+    rows, relevant, results = [], [], []
+    plain = SearchSettings(join=False)
+    for name, query in queries.items():
+        found = searcher.search(query, plain.rerank, settings=plain)
+        stages = {stage: [hit.scores.get(stage, 0.0) for hit in found.hits] for stage in ("dense", "bm25")}
+        rows.append(features(query, [hit.embedded for hit in found.hits], stages, judges, columns))
+        relevant.append(np.array([hit.id in qrels[name] for hit in found.hits]))
+        results.append([hit.id for hit in found.hits])
+    names, means = list(queries), []
+    for seed in range(seeds):
+        order_of: dict[str, dict[str, float]] = {}
+        for fold in np.array_split(np.random.default_rng(seed).permutation(len(names)), folds):
+            others = np.setdiff1d(np.arange(len(names)), fold)
+            weights = learn_weights([rows[n] for n in others], [relevant[n] for n in others])
+            order_of |= {names[n]: dict(zip(results[n], (rows[n] @ weights).tolist(), strict=True)) for n in fold}
+        means.append(measure_run(qrels, order_of, ("ndcg@10",))["ndcg@10"])
+        told = ", ".join(f"{column} {weight:.2f}" for column, weight in zip(columns, weights, strict=True))
+        print(f"re-ranked, parting {seed}: {means[-1]:.4f} ({told})", file=sys.stderr)
+    return means
 
 
 def measure(model: str, folds: int, seeds: int, run: str | None) -> dict[str, Any]:
@@ -124,23 +156,19 @@ def measure(model: str, folds: int, seeds: int, run: str | None) -> dict[str, An
     ):
         figures[name] = float(np.mean(figures_of(searcher, queries, qrels, settings)))
 
-    def validated(name: str, tried: list[tuple[SearchSettings, Reranker | None]]) -> None:
-        rows = []
-        for settings, reranker in tried:
-            searcher.reranker = reranker
-            rows.append(figures_of(searcher, queries, qrels, settings))
-            print(f"{name} {len(rows)} of {len(tried)}: {np.mean(rows[-1]):.4f}", file=sys.stderr)
-        told = cross_validate(np.array(rows), folds, seeds)
-        figures[name], figures[f"{name}_deviation"] = told.mean, told.deviation
-        figures[f"{name}_flattered"] = float(np.array(rows).mean(1).max())
-
-    validated("hybrid", [(SearchSettings(dense_weight=weight), None) for weight in DENSE_WEIGHTS])
-    feedback, late = WordFeedback(), KnownLateInteraction(embedder)
-    judges: list[Reranker] = [feedback, late, Combined([feedback, late], [1, 1])]
+    tried = [SearchSettings(dense_weight=weight) for weight in DENSE_WEIGHTS]
+    rows = np.array([figures_of(searcher, queries, qrels, settings) for settings in tried])
+    hybrid = cross_validate(rows, folds, seeds)
+    figures |= {"hybrid": hybrid.mean, "hybrid_deviation": hybrid.deviation, "hybrid_flattered": rows.mean(1).max()}
+    judges: dict[str, Reranker] = {
+        "words": WordFeedback(),
+        "late": KnownLateInteraction(embedder),
+        "late_even": KnownLateInteraction(embedder, weigh=False),
+    }
     if run is not None:
-        judges += [Combined([feedback, late, CrossEncoder.open(run)], [1, 1, 1])]
-    grid = product((0.5, 0.65), RERANK_WEIGHTS, judges)
-    validated("reranked", [(SearchSettings(dense_weight=d, rerank_weight=r), judge) for d, r, judge in grid])
+        judges["cross"] = CrossEncoder.open(run)
+    told = learned(searcher, judges, queries, qrels, folds, seeds)
+    figures |= {"reranked": float(np.mean(told)), "reranked_deviation": float(np.std(told))}
     return {"benchmark": "retrieval_quality", "measure": "ndcg@10", **figures, "folds": folds, "machine": machine()}
 
 

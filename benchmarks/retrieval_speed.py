@@ -322,7 +322,7 @@ def measure_search(name: str, count: int, bible: Path | None, cache: Path, asked
             exact = unique @ (vector / np.linalg.norm(vector))
             tenth = np.partition(exact, -10)[-10]
             ten = index.dense(vector, 10)
-            recalls.append(sum(hit.score >= tenth - 1e-4 for hit in ten) / 10)
+            recalls.append(sum(hit.score >= tenth - 1e-6 for hit in ten) / 10)
         edit = Document("0/0.txt", "\n".join([*texts[1:step], texts[0]]), "text", "changed", 1, 2.0)
         edited = index.update([edit], cut=lines, partial=True)
         approximate = index.statistics()["approximate"]

@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 
 from scratchlm.retrieval.embeddings import Embeddings
+from scratchlm.retrieval.index import Index
 from scratchlm.retrieval.passages import Chunk, Document
 
 
@@ -56,3 +57,20 @@ def paragraphs(document: Document) -> list[Chunk]:
         pages = document.page(found.start()), document.page(found.end() - 1)
         chunks.append(Chunk(found.start(), found.end(), found[0], *lines, *pages, headings, len(found[0].split())))
     return chunks
+
+
+def contents(index: Index) -> dict[str, list[str]]:
+    """The chunks of every file, in their order; fails where one is twice."""
+    hits = [hit for part in index.all_chunks() for hit in part]
+    assert len({hit.id for hit in hits}) == len({(hit.file, hit.start) for hit in hits}) == len(hits) == len(index)
+    found: dict[str, list[str]] = {}
+    for hit in sorted(hits, key=lambda hit: (hit.file, hit.start)):
+        found.setdefault(hit.file, []).append(hit.text)
+    return found
+
+
+def vectors_are_right(index: Index, embedder: Words) -> None:
+    hits = [hit for part in index.all_chunks() for hit in part]
+    found = index.vectors([hit.id for hit in hits])
+    expected = np.array([embedder.vector(hit.embedded) for hit in hits])
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)

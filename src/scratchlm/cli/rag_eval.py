@@ -38,7 +38,7 @@ def rag_eval(
     """
     from scratchlm.cli.counting import Counting
     from scratchlm.evaluation.retrieval_files import check_known, read_qrels, read_queries, write_run
-    from scratchlm.evaluation.retrieval_metrics import measure_run
+    from scratchlm.evaluation.retrieval_metrics import USUAL, measure_run
     from scratchlm.retrieval.index import Index
     from scratchlm.retrieval.judging import document_names, documents_of
     from scratchlm.retrieval.search_settings import SearchSettings
@@ -71,7 +71,7 @@ def rag_eval(
             progress(done)
     if run is not None:
         write_run(run, found)
-    figures = measure_run(judged, found)
+    figures = measure_run(judged, found, [one for one in USUAL if int(one.partition("@")[2] or 0) <= k])
     middle = sorted(spent)[len(spent) // 2]
     if json:
         print_json({"store": store, "queries": len(judged), "mode": mode, **figures, "p50_ms": middle})

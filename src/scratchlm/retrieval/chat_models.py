@@ -52,8 +52,9 @@ class Loaded(Protocol):
 
 
 SMALL = 1_000_000_000
-"""Parameters below which a model's own sentences are not relied on: the sources are quoted instead. SmolLM2-135M
-answers from a passage rightly in about half of the cases (``benchmarks/answer_quality.py``)."""
+"""Parameters below which a model's own sentences are not relied on: the sources are quoted instead. SmolLM2-135M, given
+the question and the top passage, says the span that answers to 44 of 100 questions (``benchmarks/answer_quality.py``).
+"""
 
 
 class LocalChat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,17 @@ class Reranker(Protocol):
 
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
         """How well each answers the query; higher is better, on any scale."""
+
+
+Stages = Mapping[str, Sequence[float]]
+
+
+@runtime_checkable
+class Combiner(Protocol):
+    """A re-ranker that wants to know what the stages before it have found, and alone decides."""
+
+    def combine(self, query: str, passages: Sequence[str], stages: Stages) -> list[float]:
+        """The final score of each."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class Searcher:
         embedder: Embedder | None = None,
         settings: SearchSettings | None = None,
         *,
-        reranker: Reranker | None = None,
+        reranker: Reranker | Combiner | None = None,
         rewriter: Rewriter | None = None,
     ) -> None:
         self.index, self.embedder, self.settings = index, embedder, settings or SearchSettings()
@@ -198,15 +209,20 @@ class _Search:
         words = {name: words.get(name, 0.0) for name in dense}
         return weighted([dense, words], weights, settings.normalise)
 
-    def _reranked(self, reranker: Reranker, query: str, fused: Mapping[str, float]) -> dict[str, float]:
+    def _reranked(self, reranker: Reranker | Combiner, query: str, fused: Mapping[str, float]) -> dict[str, float]:
         """Those that are judged stand before the others, which keep their order."""
         first = order(fused)
         judged, rest = first[: self.settings.rerank], first[self.settings.rerank :]
-        marks = reranker.score(query, [self.hits[name].embedded for name in judged])
-        self.scores["reranked"] = dict(zip(judged, marks, strict=True))
-        share = self.settings.rerank_weight
-        stages = [self.scores["reranked"], {name: fused[name] for name in judged}]
-        final = weighted(stages, [share, 1 - share], self.settings.normalise)
+        texts = [self.hits[name].embedded for name in judged]
+        if isinstance(reranker, Combiner):
+            stages = {stage: [known.get(name, 0.0) for name in judged] for stage, known in self.scores.items()}
+            final = dict(zip(judged, reranker.combine(query, texts, stages), strict=True))
+            self.scores["reranked"] = dict(final)
+        else:
+            marks = self.scores["reranked"] = dict(zip(judged, reranker.score(query, texts), strict=True))
+            share = self.settings.rerank_weight
+            both = [marks, {name: fused[name] for name in judged}]
+            final = weighted(both, [share, 1 - share], self.settings.normalise)
         least = min(final.values())
         final |= {name: least - place for place, name in enumerate(rest, 1)}
         self._done("rerank", order(final))
