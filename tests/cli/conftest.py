@@ -13,6 +13,8 @@ import pytest
 from scratchlm.cli.main import run
 from scratchlm.data import date_pairs
 
+from .library import DOCUMENTS, write_documents, write_encoder
+
 SMALL = ["--set", "layers=1", "--set", "width=16", "--set", "heads=2", "--set", "batch_size=4", "--set", "steps=6"]
 
 
@@ -61,4 +63,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("transformer", "dates", str(pairs)),
     ):
         assert run(["train", preset, "--data", data, "--out", str(folder / name), *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with documents (docs), the encoder that they are indexed with (encoder), and their index (store).
+    Tests that change one copy it first."""
+    pytest.importorskip("lancedb", reason="lancedb is not installed")
+    folder = tmp_path_factory.mktemp("library")
+    write_documents(folder / "docs")
+    write_encoder(folder / "encoder", DOCUMENTS.values())
+    typed = ["index", "docs", "--store", "store", "--model", "encoder", "--size", "40"]
+    assert run([str(folder / one) if one in ("docs", "store", "encoder") else one for one in typed]) == 0
     return folder

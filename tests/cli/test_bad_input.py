@@ -130,6 +130,11 @@ TABLE: list[tuple[str, str]] = [
     # embed; more in test_embed.py
     ("embed", "MODEL|scratchlm embed --help"),
     ("embed nope --text Rumi", "'nope'|scratchlm train"),
+    # retrieval; more in test_retrieval_mistakes.py
+    ("index", "DOCS|scratchlm index --help"),
+    ("search Rumi", "--store"),
+    ("ask Rumi", "--store"),
+    ("rag-eval --store store", "--queries"),
     # plot
     ("plot nope", "'nope'|scratchlm train"),
     ("plot no-metrics", "metrics.jsonl|run"),

@@ -53,6 +53,8 @@ def _lines() -> Iterator[str]:
             line = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise UserError("standard input is not UTF-8; convert it, for instance with iconv") from error
         if line in ("/quit", "/exit"):
             return
         if line:
@@ -74,4 +76,5 @@ def _show(found: Answer, explain: bool) -> None:
         print(f"an answer is there with probability {found.confidence:.2f}; looked for: {found.asked}")
         for sentence in found.sentences:
             print(f"support {sentence.support:.2f}: {sentence.text}")
-        print("ms: " + ", ".join(f"{name} {spent:.1f}" for name, spent in found.timings.items()))
+        stages = sorted(found.timings.items(), key=lambda one: one[0] == "total")
+        print("ms: " + ", ".join(f"{name} {spent:.1f}" for name, spent in stages))

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from scratchlm.cli.output import Json, print_json
-from scratchlm.cli.stores import Mode, Rerank, StoreOption, searcher
+from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, check_count, searcher
+from scratchlm.errors import UserError
 
 
 def rag_eval(
@@ -16,17 +17,18 @@ def rag_eval(
     queries: Annotated[
         Path, typer.Option(metavar="FILE", help="Queries: an id, a tab and a text a line; or BEIR's JSONL.")
     ],
-    qrels: Annotated[Path, typer.Option(metavar="FILE", help="What answers them: TREC's or BEIR's format.")],
-    k: Annotated[int, typer.Option("-k", help="Passages to look for.")] = 100,
+    qrels: Annotated[
+        Path, typer.Option(metavar="FILE", help="Which documents answer them, in TREC's or BEIR's format.")
+    ],
+    k: Count = 100,
     mode: Mode = "hybrid",
-    fusion: Annotated[str, typer.Option(help="Of both: weighted, or rrf (reciprocal ranks).")] = "weighted",
-    dense_weight: Annotated[float | None, typer.Option(help="What vectors weigh, 0 to 1.", show_default=False)] = None,
-    feedback: Annotated[
-        int | None, typer.Option(help="First hits that the query is moved towards.", show_default=False)
-    ] = None,
+    fusion: Fusion = "weighted",
+    dense_weight: DenseWeight = None,
+    feedback: Feedback = None,
     rerank: Rerank = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep what was found, in TREC's format.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write what was found to a file, in TREC's format.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -41,6 +43,11 @@ def rag_eval(
     from scratchlm.retrieval.judging import document_names, documents_of
     from scratchlm.retrieval.search_settings import SearchSettings
 
+    check_count(k)
+    if run is not None and run.is_dir():
+        raise UserError(f"--run {run} is a folder; give a file to write to")
+    if run is not None and not run.parent.is_dir():
+        raise UserError(f"--run: the folder {run.parent} does not exist; make it, or choose another file")
     asked, judged = read_queries(queries), read_qrels(qrels)
     check_known(judged, asked)
     names = document_names(one.path for one in Index.open(store).files())

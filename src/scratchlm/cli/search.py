@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scratchlm.cli.narrowing import After, Before, Kinds, Meta, Paths, narrowed
 from scratchlm.cli.output import Json, print_json
-from scratchlm.cli.stores import After, Before, Kinds, Meta, Mode, Paths, Rerank, StoreOption, narrowed, searcher
+from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, check_count, searcher
+from scratchlm.cli.texts import given_texts
 from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,22 +21,26 @@ SHOWN = 300
 
 def search(
     store: StoreOption,
-    query: Annotated[str | None, typer.Argument(metavar="QUERY", show_default=False)] = None,
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)] = None,
     queries: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Many queries, one a line.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Many queries instead: one a line, .jsonl, .csv; - for stdin.", show_default=False
+        ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Passages to find.")] = 10,
+    k: Count = 10,
     mode: Mode = "hybrid",
-    fusion: Annotated[str, typer.Option(help="Of both: weighted, or rrf (reciprocal ranks).")] = "weighted",
-    dense_weight: Annotated[float | None, typer.Option(help="What vectors weigh, 0 to 1.", show_default=False)] = None,
-    feedback: Annotated[
-        int | None, typer.Option(help="First hits that the query is moved towards.", show_default=False)
-    ] = None,
-    mmr: Annotated[
-        float | None, typer.Option(help="Variety: from 1 (none) to 0 (nothing else).", show_default=False)
-    ] = None,
-    neighbours: Annotated[int, typer.Option(help="Chunks before and after that are shown with each.")] = 0,
+    fusion: Fusion = "weighted",
+    dense_weight: DenseWeight = None,
+    feedback: Feedback = None,
     rerank: Rerank = None,
+    mmr: Annotated[
+        float | None,
+        typer.Option(
+            help="Choose hits that differ, from 1 (as good as can be) to 0 (as different).", show_default=False
+        ),
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="Passages before and after that are shown with each.")] = 0,
     path: Paths = None,
     kind: Kinds = None,
     after: After = None,
@@ -44,13 +49,13 @@ def search(
     explain: Annotated[bool, typer.Option("--explain", help="Show every stage's score and time.")] = False,
     json: Json = False,
 ) -> None:
-    """Search an index."""
+    """Search an index for passages."""
+    check_count(k)
     if (query is None) == (queries is None):
         raise UserError("give a QUERY, or many with --queries FILE, and not both")
     if queries is not None and not json:
         raise UserError("--queries gives one JSON object a line; add --json")
     from scratchlm.retrieval.search_settings import SearchSettings
-    from scratchlm.retrieval.texts import read_texts
 
     where = narrowed(path, kind, after, before, meta)
     given = {"dense_weight": dense_weight, "feedback": feedback}
@@ -61,13 +66,17 @@ def search(
         neighbours=neighbours,
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
-    asked = [query] if query is not None else list(read_texts(queries))  # type: ignore[arg-type]
+    asked = list(given_texts(None if query is None else [query], queries, None))
+    for number, one in enumerate(asked, 1):  # before the first is searched: all are answered, or none
+        if not one.strip():
+            raise UserError(
+                "the query is empty; ask for something"
+                if queries is None
+                else f"query {number:,} of {queries} is empty; fill it or take it out"
+            )
     finder = searcher(store, settings, rerank)
-    for number, one in enumerate(asked, 1):
-        try:
-            found = finder.search(one, k, where)
-        except UserError as error:
-            raise (UserError(f"{queries}, line {number}: {error}") if queries is not None else error) from error
+    for one in asked:
+        found = finder.search(one, k, where)
         if json:
             print_json(found.as_json())
         else:

@@ -1,8 +1,8 @@
-"""What the verbs of retrieval have in common: options that narrow a search, and opening an index."""
+"""What the verbs of retrieval have in common: how a search is made, and opening an index."""
 
 from __future__ import annotations
 
-from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +11,6 @@ from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
     from scratchlm.retrieval.embeddings import Embedder
-    from scratchlm.retrieval.filters import Filter
     from scratchlm.retrieval.index import Index
     from scratchlm.retrieval.search import Reranker, Searcher
     from scratchlm.retrieval.search_settings import SearchSettings
@@ -19,79 +18,74 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="DIR", help="The folder of the index, or its s3:// address.")
 ]
-Paths = Annotated[
-    list[str] | None,
-    typer.Option("--path", metavar="PATTERN", help="Only files like this, such as 'guide/*.md'.", show_default=False),
-]
-Kinds = Annotated[
-    list[str] | None, typer.Option("--kind", metavar="KIND", help="Only pdf, code, markdown ...", show_default=False)
-]
-After = Annotated[
-    str | None, typer.Option(metavar="DATE", help="Only files changed on that day or later.", show_default=False)
-]
-Before = Annotated[
-    str | None, typer.Option(metavar="DATE", help="Only files changed before that day.", show_default=False)
-]
-Meta = Annotated[
-    list[str] | None,
-    typer.Option("--meta", metavar="KEY=VALUE", help="Only documents that say so of themselves.", show_default=False),
-]
+Count = Annotated[int, typer.Option("-k", metavar="N", help="How many passages to find.")]
 Mode = Annotated[str, typer.Option(help="Search by vectors (dense), by words (bm25), or by both (hybrid).")]
+Fusion = Annotated[str, typer.Option(help="How a hybrid search joins both: by weighted scores, or by ranks (rrf).")]
+DenseWeight = Annotated[
+    float | None,
+    typer.Option(help="What vectors weigh in a hybrid search, 0 to 1; words weigh the rest.", show_default="0.6"),
+]
+Feedback = Annotated[
+    int | None,
+    typer.Option(help="Move the query towards so many of the first hits, and search again.", show_default="0"),
+]
 Rerank = Annotated[
     str | None,
     typer.Option(
         metavar="HOW",
-        help="Judge the best anew: late (by tokens), words, a re-ranker's run, or a decoder (by likelihood).",
+        help="Judge the best hits anew: late (token by token), words, or a model: a re-ranker's run, or a decoder "
+        "(by likelihood).",
         show_default=False,
     ),
 ]
 
 
-def narrowed(
-    paths: list[str] | None,
-    kinds: list[str] | None,
-    after: str | None,
-    before: str | None,
-    meta: list[str] | None,
-) -> Filter | None:
-    """What a search is narrowed to; None for nothing."""
-    from scratchlm.retrieval.filters import Filter
+def check_count(k: int) -> None:
+    """See that something is to be found, before an index or a model is read.
 
-    entries = {}
-    for one in meta or ():
-        name, sign, value = one.partition("=")
-        if not sign or not name:
-            raise UserError(f"--meta {one!r} has no name and value; write NAME=VALUE")
-        entries[name] = value
-    if not (paths or kinds or after or before or entries):
-        return None
-    return Filter(tuple(paths or ()), tuple(kinds or ()), _day("--after", after), _day("--before", before), entries)
+    Raises:
+        UserError: it is not.
+    """
+    if k < 1:
+        raise UserError(f"-k is {k}; ask for at least 1 passage")
 
 
-def _day(option: str, text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise UserError(f"{option} {text!r} is no date; write it as 2026-01-31") from error
+def absolute(model: str) -> str:
+    """A model's name as an index keeps it: that of a folder or file holds wherever one searches from."""
+    return str(Path(model).absolute()) if Path(model).exists() else model
 
 
 def opened(store: str, *, embedding: bool = True) -> tuple[Index, Embedder | None]:
-    """An index and, unless it is not wanted, its embedding model."""
+    """An index and, unless it is not wanted, its embedding model.
+
+    Raises:
+        UserError: there is no index, or its model is not here or has changed.
+    """
     from scratchlm.retrieval.embeddings import Embedder
     from scratchlm.retrieval.index import Index
 
     index = Index.open(store)
     if not embedding:
         return index, None
-    embedder = Embedder.open(index.record.model, index.record.precision)  # type: ignore[arg-type]
+    try:
+        embedder = Embedder.open(index.record.model, index.record.precision)  # type: ignore[arg-type]
+    except UserError as error:
+        name = index.record.model
+        if Path(name).is_absolute() and not Path(name).exists():
+            raise UserError(
+                f"{store} was made with {name}, which is there no more; put it back, or index into another store"
+            ) from error
+        raise UserError(f"the embedding model of {store}: {error}") from error
     index.record.check_model(embedder, store, writing=False)
     return index, embedder
 
 
 def searcher(store: str, settings: SearchSettings, rerank: str | None) -> Searcher:
-    """What searches an index."""
+    """What searches an index.
+
+    Raises:
+        UserError: as :func:`opened`, or there is no such re-ranker.
+    """
     from scratchlm.retrieval.search import Searcher
 
     index, embedder = opened(store, embedding=settings.mode != "bm25" or rerank == "late")
@@ -106,7 +100,10 @@ def _reranker(name: str, embedder: Embedder | None) -> Reranker:
         return LateInteraction(embedder)
     if name == "words":
         return WordFeedback()
-    config = open_model(name, weights=False).config
-    if config.architecture == "decoder" and config.head == "linear":
-        return LikelihoodReranker.open(name)
-    return CrossEncoder.open(name)
+    try:
+        config = open_model(name, weights=False).config
+        if config.architecture == "decoder" and config.head == "linear":
+            return LikelihoodReranker.open(name)
+        return CrossEncoder.open(name)
+    except UserError as error:
+        raise UserError(f"--rerank is late, words or a model: {error}") from error

@@ -134,7 +134,7 @@ def _named(line: str, where: str) -> tuple[str, str]:
     try:
         row: Any = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{where} is no JSON: {error}") from error
+        raise UserError(f"{where} is no JSON ({error}); write an object a line") from error
     name, text = row.get("_id", row.get("id", "")), row.get("text", "")
     if isinstance(name, bool) or not isinstance(name, str | int) or not isinstance(text, str):
         raise UserError(f"{where}: _id and text must be texts")

@@ -231,6 +231,12 @@ class Answerer:
         style = self.settings.style
         self.writes = model is not None and (style == "write" or (style == "auto" and model.writes))
         """Whether the model writes the answers; else they are quotations."""
+        most = self.settings.max_new_tokens
+        if model is not None and self.writes and most >= model.context:
+            raise UserError(
+                f"max_new_tokens of an answer is {most:,}, and {model.name} reads and writes {model.context:,} in all; "
+                "give less"
+            )
 
     def ask(
         self,

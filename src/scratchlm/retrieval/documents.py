@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -198,7 +199,7 @@ def _spec(root: Path, ignore: Sequence[str]) -> GitIgnoreSpec | None:
     for where, line in lines:
         try:
             GitIgnoreSpec.from_lines([line])
-        except ValueError as error:
+        except (ValueError, re.error) as error:  # the latter for a range such as [z-a]
             raise UserError(f"{where}: {line!r} is no pattern of .gitignore's kind; mend it or remove it") from error
     return GitIgnoreSpec.from_lines([line for _, line in lines])
 

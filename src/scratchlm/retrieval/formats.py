@@ -39,6 +39,8 @@ _KINDS = {
         _suffixes(".txt .text .rst .log .tex .org .adoc .asciidoc .srt .vtt .ini .cfg .toml .yaml .yml"), "text"
     ),
 }
+KINDS = tuple(dict.fromkeys(_KINDS.values()))
+"""Of documents."""
 _OLD_OFFICE = {".doc": ".docx", ".ppt": ".pptx", ".xls": ".xlsx", ".odt": ".docx", ".odp": ".pptx", ".ods": ".xlsx"}
 _NO_TEXT = _suffixes(
     ".7z .a .avi .avif .bin .bmp .bz2 .class .dll .dmg .dylib .eot .exe .flac .gguf .gif .gz .heic .ico .iso .jar "

@@ -142,7 +142,8 @@ class Record:
         for name, kept in asdict(self.settings).items():
             asked = getattr(settings, name)
             if asked != kept:
-                raise UserError(f"{store} was made with {name} {kept}, not {asked}; leave it out, or use another store")
+                made = f"the usual {name}" if kept is None else f"{name} {kept}"
+                raise UserError(f"{store} was made with {made}, not {asked}; leave it out, or use another store")
 
 
 def unit(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

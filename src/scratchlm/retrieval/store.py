@@ -8,6 +8,7 @@ what they had, and the next writer goes on from the last version.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -209,4 +210,5 @@ def publish(table: Any) -> None:
 def first_line(error: BaseException) -> str:
     """Of what another library says, so much as fits in one line."""
     said = str(error).strip().partition("\n")[0]
+    said = re.split(r", /(?:rustc|\S*\.cargo)/", said)[0]  # where in its own source LanceDB noticed it
     return said[:160] or type(error).__name__

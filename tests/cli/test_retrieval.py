@@ -1,0 +1,403 @@
+"""The verbs index, search, ask and rag-eval, from documents to figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scratchlm.evaluation.retrieval_files import read_run
+
+from .conftest import Command, Outcome
+from .library import DOCUMENTS
+
+pytest.importorskip("lancedb", reason="lancedb is not installed")
+
+EVERY = ["code/tower.py", "guide/bees.md", "guide/tea.md", "notes.txt"]
+
+
+@pytest.fixture
+def mine(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the documents and their index, where the tests then are."""
+    shutil.copytree(library, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def search(command: Command, library: Path) -> Command:
+    def call(*arguments: str) -> Outcome:
+        outcome = command("search", "--store", str(library / "store"), *arguments)
+        assert outcome.status == 0, outcome.err
+        return outcome
+
+    return call
+
+
+@pytest.fixture
+def ask(command: Command, library: Path) -> Command:
+    def call(*arguments: str) -> Outcome:
+        outcome = command("ask", "--store", str(library / "store"), "--threshold", "0", *arguments)
+        assert outcome.status == 0, outcome.err
+        return outcome
+
+    return call
+
+
+def files(outcome: Outcome) -> list[str]:
+    return [hit["file"] for hit in outcome.json["hits"]]
+
+
+# -- index -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_indexed_and_then_only_what_has_changed(command: Command, mine: Path) -> None:
+    made = command("index", "docs", "--store", "new", "--model", "encoder", "--json").json
+    assert (made["store"], made["added"], made["read"]) == ("new", EVERY, 4)
+    assert made["chunks"] == made["embedded"] > 0
+    assert not made["changed"] + made["unchanged"] + made["removed"] + made["passed_over"]
+
+    again = command("index", "docs", "--store", "new", "--json").json
+    assert (again["unchanged"], again["read"], again["embedded"]) == (EVERY, 0, 0)
+    assert again["chunks"] == made["chunks"]
+
+    (mine / "docs" / "notes.txt").write_text("The windmill of Husum turns no more.\n", encoding="utf-8")
+    (mine / "docs" / "guide" / "tea.md").unlink()
+    (mine / "docs" / "new.md").write_text("# Coffee\n\nCoffee is roasted.\n", encoding="utf-8")
+    (mine / "docs" / "blank.txt").write_text("\n", encoding="utf-8")
+    (mine / "docs" / "binary.txt").write_bytes(bytes(range(256)))
+    later = command("index", "docs", "--store", "new")
+    assert later.status == 0
+    assert later.out.startswith("new: 1 added, 1 changed, 2 unchanged, 1 removed, 2 passed over; ")
+    told = later.err.splitlines()
+    assert {line.split()[2] for line in told} == {"blank.txt", "binary.txt"}
+    assert len(told) == 2
+    assert all(line.startswith("passed over: ") for line in told)
+
+    def found(words: str) -> list[str]:
+        return files(command("search", words, "--store", "new", "--mode", "bm25", "--json"))
+
+    assert found("windmill") == ["notes.txt"]
+    assert found("roasted coffee") == ["new.md"]
+    assert found("lighthouse") == found("Lisbon") == []
+
+
+@pytest.mark.usefixtures("mine")
+def test_what_an_index_was_made_with_holds_without_being_said_again(command: Command) -> None:
+    typed = ("index", "docs", "--store", "new", "--size", "40", "--overlap", "10", "--language", "German")
+    made = command(*typed, "--model", "encoder", "--precision", "int8", "--json").json
+    for more in ((), ("--size", "40"), ("--language", "German", "--overlap", "10"), ("--model", "encoder")):
+        assert command("index", "docs", "--store", "new", *more, "--json").json["chunks"] == made["chunks"]
+    assert command("index", "docs", "--store", "new", "--overlap", "0").status == 2
+
+
+def test_the_encoder_is_found_from_another_folder(
+    command: Command, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("index", "docs", "--store", "new", "--model", "encoder").status == 0
+    monkeypatch.chdir(mine.parent)
+    assert files(command("search", "tea", "--store", "mine/new", "--json", "-k", "1")) == ["guide/tea.md"]
+
+
+def test_patterns_hidden_files_and_one_file(command: Command, mine: Path) -> None:
+    (mine / "docs" / ".secret.txt").write_text("A hidden word.\n", encoding="utf-8")
+    typed = ("--model", "encoder", "--json")
+    some = command("index", "docs", "--store", "some", "--ignore", "*.py", "--ignore", "guide/tea*", *typed).json
+    assert some["added"] == ["guide/bees.md", "notes.txt"]
+    every = command("index", "docs", "--store", "every", "--hidden", *typed).json
+    assert set(every["added"]) == {*EVERY, ".secret.txt"}
+    assert command("index", "docs/notes.txt", "--store", "one", *typed).json["added"] == ["notes.txt"]
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("store", ["docs", "docs/index"])
+def test_an_index_among_the_documents_is_none_of_them(store: str, command: Command) -> None:
+    assert command("index", "docs", "--store", store, "--model", "encoder").status == 0
+    again = command("index", "docs", "--store", store, "--json", "--hidden").json
+    assert [one for one in again["added"] + again["unchanged"] if not one.endswith(".lock")] == EVERY
+    assert [one for one in again["passed_over"] if "lance" in one["path"]] == []
+
+
+# -- search ----------------------------------------------------------------------------------------------------------
+
+
+def test_hits_are_json_and_point_into_their_files(search: Command) -> None:
+    outcome = search("the waggle dance of bees", "--json", "-k", "3")
+    found = outcome.json
+    assert list(found) == ["query", "hits", "timings"]
+    assert found["query"] == "the waggle dance of bees"
+    assert 1 <= len(found["hits"]) <= 3
+    scores = [hit["score"] for hit in found["hits"]]
+    assert scores == sorted(scores, reverse=True)
+    for hit in found["hits"]:
+        assert list(hit)[:5] == ["file", "text", "score", "start", "end"]
+        assert DOCUMENTS[hit["file"]][hit["start"] : hit["end"]] == hit["text"]
+        lines = DOCUMENTS[hit["file"]].splitlines()[hit["first_line"] - 1 : hit["last_line"]]
+        assert "\n".join(lines).strip() == hit["text"].strip()
+    assert found["hits"][0]["file"] == "guide/bees.md"
+    assert {"embed", "dense", "bm25", "total"} <= set(found["timings"])
+    assert all(spent >= 0 for spent in found["timings"].values())
+
+
+def test_many_queries_give_an_object_a_line_in_their_order(
+    search: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["green tea", "waggle dance", "weight of a tower", "green tea"]
+    (tmp_path / "queries.txt").write_text("\n".join(asked), encoding="utf-8")
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in asked))
+    lines = search("--queries", str(tmp_path / "queries.txt"), "--json", "-k", "1").out.splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [one["query"] for one in found] == asked
+    assert [one["hits"][0]["file"] for one in found] == [
+        *("guide/tea.md", "guide/bees.md", "code/tower.py", "guide/tea.md")
+    ]
+    single = search("waggle dance", "--json", "-k", "1").json
+    assert single["hits"] == found[1]["hits"]
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(asked).encode())))
+    for origin in (str(tmp_path / "queries.jsonl"), "-"):
+        again = search("--queries", origin, "--json", "-k", "1").out.splitlines()
+        assert [json.loads(line)["hits"] for line in again] == [one["hits"] for one in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--path", "guide"], {"guide/bees.md", "guide/tea.md"}),
+        (["--path", "*.py", "--path", "notes.txt"], {"code/tower.py", "notes.txt"}),
+        (["--kind", "code"], {"code/tower.py"}),
+        (["--kind", "text", "--kind", "markdown"], {"guide/bees.md", "guide/tea.md", "notes.txt"}),
+        (["--after", "2021-01-01"], {"code/tower.py", "guide/bees.md", "guide/tea.md"}),
+        (["--before", "2021-01-01"], {"notes.txt"}),
+        (["--after", "2020-06-01", "--before", "2020-06-02"], {"notes.txt"}),
+        (["--meta", "author=Frisch"], {"guide/bees.md"}),
+        (["--meta", "author=Rumi"], set()),
+        (["--path", "guide", "--kind", "code"], set()),
+        ([], set(EVERY)),
+    ],
+    ids=" ".join,
+)
+def test_filters(options: list[str], expected: set[str], search: Command) -> None:
+    assert set(files(search("tea of a tower by the lighthouse", "--mode", "dense", "--json", *options))) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "stages", "absent"),
+    [
+        (["--mode", "bm25"], {"bm25"}, {"embed", "dense", "rerank"}),
+        (["--mode", "dense"], {"embed", "dense"}, {"bm25", "rerank"}),
+        (["--mode", "hybrid"], {"embed", "dense", "bm25", "fuse"}, {"rerank", "mmr", "feedback"}),
+        (["--fusion", "rrf"], {"dense", "bm25", "fuse"}, {"rerank"}),
+        (["--dense-weight", "0.1"], {"dense", "bm25", "fuse"}, {"rerank"}),
+        (["--feedback", "2"], {"dense", "feedback"}, {"rerank"}),
+        (["--rerank", "late"], {"dense", "bm25", "rerank"}, {"mmr"}),
+        (["--rerank", "late", "--mode", "bm25"], {"bm25", "rerank"}, {"dense"}),
+        (["--rerank", "words"], {"dense", "bm25", "rerank"}, {"mmr"}),
+        (["--mmr", "0.5"], {"dense", "bm25", "mmr"}, {"rerank"}),
+        (["--neighbours", "1"], {"dense", "bm25", "join"}, {"rerank"}),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else "",
+)
+def test_ways_to_search(options: list[str], stages: set[str], absent: set[str], search: Command) -> None:
+    found = search("Tea was brought to Lisbon", "--json", *options).json
+    assert found["hits"][0]["file"] == "guide/tea.md"
+    assert stages <= set(found["timings"])
+    assert not absent & set(found["timings"])
+    if "rerank" in stages:
+        assert "reranked" in found["hits"][0]["scores"]
+
+
+def test_ranks_weigh_otherwise_than_scores(search: Command) -> None:
+    scores = search("green tea", "--json", "-k", "1").json["hits"][0]["scores"]
+    ranks = search("green tea", "--fusion", "rrf", "--json", "-k", "1").json["hits"][0]["scores"]
+    assert scores["dense"] == pytest.approx(ranks["dense"])
+    assert scores["bm25"] == pytest.approx(ranks["bm25"])
+    assert 0 < ranks["fused"] < 1 / 60 < scores["fused"]
+
+
+def test_neighbours_are_shown_with_a_hit(search: Command) -> None:
+    alone = search("weight tonnes", "--mode", "bm25", "-k", "1", "--json").json["hits"][0]
+    wider = search("weight tonnes", "--mode", "bm25", "-k", "1", "--neighbours", "1", "--json").json["hits"][0]
+    assert alone["text"].startswith("def weight")
+    assert wider["text"].startswith("def height")
+    assert wider["end"] == alone["end"]
+
+
+def test_hits_for_people_with_every_stage_explained(search: Command) -> None:
+    plain = search("weight tonnes", "--mode", "bm25")
+    first, text, *rest = plain.out.splitlines()
+    assert first == "1. code/tower.py, lines 6-8  (weight)"
+    assert text.startswith("   def weight(storeys): ")
+    assert rest == []
+    told = search("weight tonnes", "--rerank", "late", "--explain").out.splitlines()
+    assert [part.split()[0] for part in told[1].split(", ")] == ["bm25", "dense", "fused", "reranked"]
+    assert told[-1].startswith("ms: ")
+    assert " total " in told[-1]
+    assert search("zeppelin", "--mode", "bm25").out == "nothing found\n"
+
+
+# -- ask -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_quoted_with_its_place(ask: Command) -> None:
+    for style in ((), ("--style", "quote")):
+        outcome = ask("Who decoded the waggle dance?", *style)
+        answer, *places = outcome.out.splitlines()
+        assert answer.startswith("The waggle dance was decoded by Karl von Frisch in 1927. [1]")
+        assert places[0].startswith("[1] guide/bees.md, line")
+        assert outcome.err == ""
+    told = ask("Who decoded the waggle dance?", "--explain").out
+    assert "looked for: Who decoded the waggle dance?" in told
+    assert told.splitlines()[-1].startswith("ms: search ")
+
+
+def test_an_answer_as_json_points_at_characters(ask: Command) -> None:
+    found = ask("Who decoded the waggle dance?", "--json", "-k", "2").json
+    assert found["question"] == found["asked"] == "Who decoded the waggle dance?"
+    assert (found["refused"], found["supported"]) == (False, True)
+    assert 0 <= found["confidence"] <= 1
+    sentence = found["sentences"][0]
+    assert found["text"][sentence["start"] : sentence["end"]] == sentence["text"]
+    (cited,) = sentence["citations"]
+    assert DOCUMENTS[cited["file"]][cited["start"] : cited["end"]] == cited["quote"]
+    assert cited["quote"] == sentence["text"]
+    assert 1 <= len(found["hits"]) <= 2
+    assert {"search", "evidence", "total"} <= set(found["timings"])
+
+
+def test_no_answer_where_none_is_sure_enough_or_found(ask: Command) -> None:
+    for options in (("--threshold", "1"), ("--mode", "bm25", "--kind", "code")):
+        found = ask("Who decoded the waggle dance?", "--json", *options).json
+        assert (found["refused"], found["supported"], found["sentences"]) == (True, False, [])
+        assert found["text"] == "The sources do not answer this question."
+
+
+def test_an_answer_is_narrowed_and_found_anew(ask: Command) -> None:
+    found = ask("Who decoded the waggle dance?", "--json", "--path", "guide/tea.md", "--rerank", "words").json
+    assert {hit["file"] for hit in found["hits"]} == {"guide/tea.md"}
+    assert "reranked" in found["hits"][0]["scores"]
+
+
+def test_a_follow_up_question_knows_the_one_before(ask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = "When was the lighthouse of Arkona built?\n\nHow high is it?\n/quit\nWho decoded the waggle dance?\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    first, second = (json.loads(line) for line in ask("--json").out.splitlines())
+    assert first["asked"] == first["question"] == "When was the lighthouse of Arkona built?"
+    assert "1827" in first["text"]
+    assert second["question"] == "How high is it?"
+    assert "lighthouse of Arkona" in second["asked"]
+    assert "nineteen metres" in second["text"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    told = ask().out.splitlines()
+    assert len([line for line in told if line.startswith("[1] notes.txt, line 1")]) == 2
+
+
+class _Chat(BaseHTTPRequestHandler):
+    text = "The waggle dance was decoded by Karl von Frisch [1]. It was invented in Peru [1]."
+
+    def do_POST(self) -> None:
+        server: Any = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.seen.append((self.path, self.headers.get("Authorization"), body))
+        data = json.dumps({"choices": [{"message": {"content": self.text}, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Any]:
+    server: Any = HTTPServer(("127.0.0.1", 0), _Chat)
+    server.seen = []
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_endpoint_writes_and_what_it_makes_up_is_marked(
+    ask: Command, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCHLM_ENDPOINT_KEY", "s3cret")
+    url = f"http://127.0.0.1:{endpoint.server_port}/v1"
+    typed = ("Who decoded the waggle dance?", "--endpoint", url, "--model", "big", "--max-new-tokens", "50")
+    found = ask(*typed, "--json").json
+    assert found["text"] == _Chat.text
+    assert [one["supported"] for one in found["sentences"]] == [True, False]
+    assert found["supported"] is False
+    path, key, body = endpoint.seen[0]
+    assert (path, key) == ("/v1/chat/completions", "Bearer s3cret")
+    assert (body["model"], body["max_tokens"]) == ("big", 50)
+    assert "decoded by Karl von Frisch in 1927" in json.dumps(body["messages"])
+
+    outcome = ask(*typed)
+    assert outcome.out.startswith(_Chat.text + "\n[1] guide/bees.md, line")
+    assert outcome.err == "not supported by what it cites: It was invented in Peru.\n"
+    assert ask(*typed, "--threshold", "1").out == "The sources do not answer this question.\n"
+    assert len(endpoint.seen) == 2  # who is refused costs no answer
+
+
+def test_without_a_key_none_is_sent(ask: Command, endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCRATCHLM_ENDPOINT_KEY", raising=False)
+    ask("Who decoded the waggle dance?", "--endpoint", f"http://127.0.0.1:{endpoint.server_port}/v1", "--model", "big")
+    assert endpoint.seen[0][1] is None
+
+
+# -- rag-eval --------------------------------------------------------------------------------------------------------
+
+QUERIES = {"q1": "Who decoded the waggle dance?", "q2": "How high is the lighthouse?", "q3": "zeppelin"}
+JUDGED = [("q1", "bees", 1), ("q2", "notes.txt", 2), ("q3", "guide/tea.md", 1), ("q1", "tea", 0)]
+
+
+@pytest.fixture(params=["trec", "beir"])
+def judged(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    queries, qrels = tmp_path / "queries", tmp_path / "qrels"
+    if request.param == "trec":
+        queries.write_text("".join(f"{name}\t{text}\n" for name, text in QUERIES.items()))
+        qrels.write_text("".join(f"{query} 0 {document} {grade}\n" for query, document, grade in JUDGED))
+    else:
+        queries.write_text("".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in QUERIES.items()))
+        rows = "".join(f"{query}\t{document}\t{grade}\n" for query, document, grade in JUDGED)
+        qrels.write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return ["--queries", str(queries), "--qrels", str(qrels)]
+
+
+def test_a_search_is_measured_and_its_run_kept(
+    judged: list[str], command: Command, library: Path, tmp_path: Path
+) -> None:
+    typed = ("rag-eval", "--store", str(library / "store"), *judged, "--mode", "bm25")
+    found = command(*typed, "--run", str(tmp_path / "run"), "--json").json
+    for name in ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map"):  # of the third query nothing is found
+        assert found[name] == pytest.approx(2 / 3), name
+    assert (found["queries"], found["mode"]) == (3, "bm25")
+    assert found["p50_ms"] > 0
+    kept = read_run(tmp_path / "run")
+    assert set(kept) == {"q1", "q2"}
+    assert max(kept["q1"], key=kept["q1"].__getitem__) == "bees"
+    assert max(kept["q2"], key=kept["q2"].__getitem__) == "notes.txt"
+
+    told = command(*typed).out.splitlines()
+    assert told[0].endswith("3 judged queries, bm25")
+    assert told[1].split() == ["ndcg@10", "0.667"]
+
+
+def test_a_dense_search_finds_what_no_word_does(judged: list[str], command: Command, library: Path) -> None:
+    typed = ("rag-eval", "--store", str(library / "store"), *judged, "--json")
+    every = command(*typed).json
+    assert every["recall@100"] == 1
+    first = command(*typed, "-k", "1", "--rerank", "words", "--fusion", "rrf").json
+    assert first["recall@100"] <= every["recall@100"]
+    assert first["mode"] == "hybrid"
