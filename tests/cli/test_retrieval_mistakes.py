@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from scratchlm.cli.main import run
+from scratchlm.retrieval.store import LOCK
 
 from .conftest import Command
 from .library import DOCUMENTS, write_encoder
@@ -214,6 +216,19 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
 def test_the_table_is_long_and_covers_the_verbs_of_retrieval() -> None:
     assert len(TABLE) >= 40
     assert {line.split()[0] for line, _ in TABLE} == {"index", "search", "ask", "rag-eval"}
+
+
+def test_an_index_that_another_process_writes(
+    command: Command, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(library, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    with FileLock(Path("store", LOCK)):
+        outcome = command("index", "docs", "--store", "store")
+        assert outcome.status == 2
+        assert outcome.err == "error: store is being indexed by another process; wait for it to end\n"
+        assert command("search", "tea", "--store", "store").status == 0
+    assert command("index", "docs", "--store", "store").status == 0
 
 
 @pytest.mark.parametrize("place", ["store", "docs"])
