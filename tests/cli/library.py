@@ -47,7 +47,8 @@ def weight(storeys):
     """The weight of a tower in tonnes."""
     return 400 * storeys
 ''',
-    "notes.txt": "The lighthouse of Arkona was built in 1827 by Karl Schinkel. The lighthouse is nineteen metres high.\n",
+    "notes.txt": "The lighthouse of Arkona was built in 1827 by Karl Schinkel. The lighthouse is nineteen "
+    "metres high.\n",
 }
 OLD = datetime(2020, 6, 1)
 """When notes.txt was changed."""

@@ -54,8 +54,7 @@ def index(
 ) -> None:
     """Index a folder of documents, or bring an index up to date.
 
-    Run it again after documents have changed: only those are read. An index keeps the model, precision, size, overlap
-    and language that it was made with.
+    Run it again after documents have changed: only those are read. What an index was made with is kept.
     """
     from dataclasses import replace
 

@@ -10,6 +10,8 @@ from scratchlm.retrieval.formats import Unreadable, one_line
 
 _SAMPLE = 1 << 16
 _SEPARATORS = ",;\t|"
+_LONGEST = 1 << 17
+"""Characters of a cell."""
 
 
 def read_csv(text: str) -> str:
@@ -19,13 +21,14 @@ def read_csv(text: str) -> str:
     equally often outside of quotes.
 
     Raises:
-        Unreadable: quotes do not match, or a cell is longer than the csv module reads.
+        Unreadable: quotes do not match, or a cell has more than 131,072 characters.
     """
     from markitdown import StreamInfo
     from markitdown.converters import CsvConverter
 
-    separator = _separator(text[:_SAMPLE])
+    before = csv.field_size_limit(_LONGEST)  # of the whole process: whatever else was read must not matter
     try:
+        separator = _separator(text[:_SAMPLE])
         if separator != ",":
             rewritten = StringIO(newline="")
             csv.writer(rewritten).writerows(csv.reader(StringIO(text, newline=""), delimiter=separator))
@@ -34,6 +37,8 @@ def read_csv(text: str) -> str:
         markdown: str = converter().convert(BytesIO(text.encode("utf-8")), StreamInfo(charset="utf-8")).markdown
     except csv.Error as error:
         raise Unreadable(f"is no CSV that can be read ({one_line(error)}); mend it or leave it out") from error
+    finally:
+        csv.field_size_limit(before)
     return markdown
 
 
