@@ -34,6 +34,7 @@ PEERS = {
     "grpo": "trl",
     "grpo-long": "trl",
     "ppo": "a plain loop on transformers and PEFT",
+    "index": "LangChain, transformers and FAISS",
     "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }

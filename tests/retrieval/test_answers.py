@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -360,3 +360,16 @@ def test_whether_a_model_writes_goes_by_its_size() -> None:
     assert not LocalChat(_Loaded(_Config(), _Tokenizer("x"))).writes  # type: ignore[arg-type]
     large = _Config(vocab_size=128_256, width=2048, layers=16, ffn_width=8192)
     assert LocalChat(_Loaded(large, _Tokenizer("x"))).writes  # type: ignore[arg-type]
+
+
+def test_a_citation_tells_the_line_and_not_only_the_passage() -> None:
+    text = "# Bridges\n## Halden\nIt spans the Orla.\n\nKarl Osterberg designed the Halden bridge.\nIt is long."
+    searcher = Searcher()
+    searcher.hits = [replace(made("far.md", text, start=500), first_line=11, last_line=16)]
+    answer = Answerer(searcher, Words(), None, AnswerSettings(threshold=0.02, sentences=1)).ask(
+        "Who designed the Halden bridge?"
+    )
+    (cited,) = answer.sentences[0].citations
+    assert cited.quote == "Karl Osterberg designed the Halden bridge."
+    assert cited.place() == "far.md, line 15"
+    assert cited.as_json()["place"] == "far.md, line 15"

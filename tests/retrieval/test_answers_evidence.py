@@ -19,6 +19,7 @@ from scratchlm.retrieval.wording import content_words, sentence_spans, stem
         ("Dr. Lind met Mr. Wu at 9.15 a.m. He left.", ["Dr. Lind met Mr. Wu at 9.15 a.m.", "He left."]),
         ("Mrs. Wu is from St. Gallen. He left.", ["Mrs. Wu is from St. Gallen.", "He left."]),
         ("# Title\n\nText here.\nGoes on. End", ["Text here.", "Goes on.", "End"]),
+        ("# Title\n## Part\nText here. End.\n\n## Next\nMore.", ["Text here.", "End.", "More."]),
         ("- one\n- two\n1. three", ["- one", "- two", "1. three"]),
         ("| a | b |\n| 1 | 2 |", ["| a | b |", "| 1 | 2 |"]),
         ("He said \"Go.\" She went.", ["He said \"Go.\"", "She went."]),

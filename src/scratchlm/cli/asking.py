@@ -62,14 +62,14 @@ def _lines() -> Iterator[str]:
 
 
 def _show(found: Answer, explain: bool) -> None:
-    places: dict[int, str] = {}
+    places: dict[int, list[str]] = {}
     for sentence in found.sentences:
         for one in sentence.citations:
-            places.setdefault(one.number, one.hit.place())
+            places.setdefault(one.number, []).append(one.place())
         if not sentence.supported:
             typer.secho(f"not supported by what it cites: {sentence.text}", err=True)
-    for number, place in sorted(places.items()):
-        print(f"[{number}] {place}")
+    for number, cited in sorted(places.items()):
+        print(f"[{number}] {'; '.join(dict.fromkeys(cited))}")
     for part in found.dropped:
         typer.secho(f"left out of {part.file} ({part.why}): {' '.join(part.text.split())[:100]}", err=True, dim=True)
     if explain:

@@ -28,6 +28,7 @@ from scratchlm.cli.models import models
 from scratchlm.cli.plot import plot
 from scratchlm.cli.predict import predict
 from scratchlm.cli.rag_eval import rag_eval
+from scratchlm.cli.rag_sweep import rag_sweep
 from scratchlm.cli.search import search
 from scratchlm.cli.train import train
 from scratchlm.errors import UserError
@@ -65,6 +66,7 @@ for _name, _verb in (
     ("search", search),
     ("ask", ask),
     ("rag-eval", rag_eval),
+    ("rag-sweep", rag_sweep),
     ("plot", plot),
     ("bench", bench),
 ):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
 
 from scratchlm.errors import UserError
@@ -98,12 +98,18 @@ class Citation:
     quote: str
     """These characters."""
 
+    def place(self) -> str:
+        """Where they stand, for people: as :meth:`Hit.place`, to the line where there are no pages."""
+        first = self.hit.first_line + self.hit.text.count("\n", 0, max(0, self.start - self.hit.start))
+        last = first + self.quote.rstrip().count("\n")
+        return replace(self.hit, first_line=first, last_line=last).place()
+
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
             "number": self.number,
             "file": self.hit.file,
-            "place": self.hit.place(),
+            "place": self.place(),
             "start": self.start,
             "end": self.end,
             "quote": self.quote,

@@ -26,6 +26,7 @@ from scratchlm.retrieval.search import Searcher
 from scratchlm.retrieval.search_settings import Fusion, SearchSettings
 
 _ASK = "Write one question that this passage answers. Answer with the question alone.\n\n{passage}"
+_SENTENCE = re.compile(r"\S(?:.*?[.!?](?=\s|$)|.*$)", re.DOTALL)
 _WORDS = 8
 
 
@@ -71,17 +72,21 @@ def make_questions(
     for one in draw.sample(list(passages), len(passages)):
         if len(found) == count:
             break
-        sentences = [part for part in re.split(r"(?<=[.!?])\s+", one.text) if len(set(stems(part))) >= _WORDS // 2]
+        sentences = [part for part in _SENTENCE.finditer(one.text) if len(set(stems(part[0]))) >= _WORDS // 2]
         if not sentences:
             continue
+        start, end = one.start, one.end
         if chat is None:
-            words = content_words(draw.choice(sentences)).split()
+            asked = draw.choice(sentences)
+            # The sentence answers, not all of its passage: else small chunks beside it would count as right, too.
+            start, end = one.start + asked.start(), one.start + asked.end()
+            words = content_words(asked[0]).split()
             chosen = sorted(set(words), key=lambda word: (-rare.get(stems(word)[0] if stems(word) else "", 0.0), word))
             text = " ".join(sorted(chosen[:_WORDS], key=words.index))
         else:
             text = chat([{"role": "user", "content": _ASK.format(passage=one.text)}]).strip().split("\n")[0].strip()
         if text:
-            found.append(OwnQuestion(text, one.file, one.start, one.end))
+            found.append(OwnQuestion(text, one.file, start, end))
     if not found:
         raise UserError("no passage has a sentence to make a question of; index documents with sentences")
     return found

@@ -9,7 +9,7 @@ _END = re.compile(r"(?<=[.!?])[\"”’')\]}]*\s+(?=[^\sa-zß-öø-ÿа-яё,;:.
 _ABBREVIATION = re.compile(
     r"(?:(?<!\w)(?:Mr|Mrs|Ms|Dr|St|Prof|Inc|Ltd|Co|Jr|Sr|No|vs|etc|e\.g|i\.e|cf|approx|Fig|fig|ca|vol|pp?)|\b[A-Z])\.$"
 )
-_BLOCK = re.compile(r"[^\n]+(?:\n(?!\s*\n|\s*[-*+#>|]|\s*\d+[.)]\s)[^\n]+)*")
+_BLOCK = re.compile(r"[ ]{0,3}#{1,6}\s[^\n]*|[^\n]+(?:\n(?!\s*\n|\s*[-*+#>|]|\s*\d+[.)]\s)[^\n]+)*")
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
