@@ -260,7 +260,7 @@ def test_what_may_not_be_read_or_written(place: str, command: Command, library: 
     assert outcome.status == 2
     (told,) = outcome.err.splitlines()
     assert str(shut) in told
-    assert "ermission" in told
+    assert "ermission" in told or "not readable" in told
 
 
 @pytest.mark.parametrize(
