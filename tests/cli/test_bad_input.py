@@ -135,6 +135,7 @@ TABLE: list[tuple[str, str]] = [
     ("search Rumi", "--store"),
     ("ask Rumi", "--store"),
     ("rag-eval --store store", "--queries"),
+    ("rag-sweep", "DOCS|scratchlm rag-sweep --help"),
     # plot
     ("plot nope", "'nope'|scratchlm train"),
     ("plot no-metrics", "metrics.jsonl|run"),

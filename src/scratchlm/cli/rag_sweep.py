@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scratchlm.cli.index import MODEL
+from scratchlm.cli.index import MODEL, STORES
 from scratchlm.cli.output import Json, print_json
 from scratchlm.errors import UserError
 
@@ -46,6 +46,8 @@ def rag_sweep(
     tried, hits = _numbers("--sizes", sizes), _numbers("--ks", ks)
     read = _documents(documents)
     embedder = Embedder.open(model, precision)  # type: ignore[arg-type]
+    for size in tried:  # before the first of them is embedded
+        settings_for(embedder, size)
     count, cut = token_counter(embedder), settings_for(embedder)
     passages = [hit_of(one, chunk, one.path) for one in read for chunk in chunk_document(one, count, cut)]
     asked = make_questions(passages, questions, None if writer is None else _chat(writer), seed)
@@ -63,7 +65,7 @@ def _documents(place: Path) -> list[Document]:
     from scratchlm.retrieval.documents import read_documents
     from scratchlm.retrieval.passages import Document
 
-    read = [one for one in read_documents(place) if isinstance(one, Document)]
+    read = [one for one in read_documents(place, ignore=[STORES]) if isinstance(one, Document)]
     if not read:
         raise UserError(f"{place} has no document that can be read; give a folder with some")
     return read
