@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from scratchlm.retrieval.evidence import Weights
+from scratchlm.retrieval.evidence import Judgement, Weights
 
 WEIGHTS = Weights(
     (
@@ -21,9 +21,12 @@ WEIGHTS = Weights(
         -1.824,  # kind_missing
         -2.711,  # thing_far
         1.203,  # thing_asked
+        0.0,  # worst_word
+        0.0,  # nobody
     ),
     -14.799,
 )
 THRESHOLD = 0.180
 """At it, of questions about documents left out in cross-validation, 13 % of the answerable are refused, and
 83 % of the others."""
+JUDGEMENT = Judgement(odds=1.0, gain=0.0, constant=0.0)
