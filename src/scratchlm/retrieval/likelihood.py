@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.errors import UserError
-from scratchlm.generation.states import StateReader
+from scratchlm.generation.states import StatePrecision, StateReader
 from scratchlm.models import Decoder, Model
 from scratchlm.models.loss import linear_log_probabilities
 from scratchlm.tokenizers import Tokenizer
@@ -29,19 +29,19 @@ class QuestionLikelihood:
     """Judges sentences by the likelihood of a question.
 
     Args:
-        model: a decoder, put in evaluation mode; SmolLM2-135M-Instruct, which the coefficients were learned with. It is
-            read in 8 bits on the CPU.
+        model: a decoder, put in evaluation mode; SmolLM2-135M-Instruct, which the coefficients were learned with.
         tokenizer: of the model.
+        precision: that it is read in on the CPU.
 
     Raises:
         UserError: the model gives no words.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "int8") -> None:
         if not isinstance(model, Decoder) or model.config.head != "linear":
             raise UserError("likelihoods are a decoder's, such as smollm2-135m-instruct; give one")
         self._model, self._tokenizer = model, tokenizer
-        self._reader = StateReader(model, "int8" if model.embed.tokens.weight.device.type == "cpu" else "fp32")
+        self._reader = StateReader(model, precision if model.embed.tokens.weight.device.type == "cpu" else "fp32")
 
     @torch.inference_mode()
     def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
