@@ -2,7 +2,8 @@
 
 The sentence that is likeliest to answer is what an answer is made of, and where even that one is unlikely, the sources
 do not hold the answer. The coefficients were learned once, on documents and questions that
-``benchmarks/answer_quality.py`` reads, and are measured there on other documents; nothing is learned at run time.
+``benchmarks/answer_calibration.py`` reads, and are measured on others by ``answer_quality.py``; nothing is learned when
+it runs.
 """
 
 from __future__ import annotations
