@@ -360,3 +360,21 @@ def test_whether_a_model_writes_goes_by_its_size() -> None:
     assert not LocalChat(_Loaded(_Config(), _Tokenizer("x"))).writes  # type: ignore[arg-type]
     large = _Config(vocab_size=128_256, width=2048, layers=16, ffn_width=8192)
     assert LocalChat(_Loaded(large, _Tokenizer("x"))).writes  # type: ignore[arg-type]
+
+
+class _Finds:
+    """A judge to which every sentence is worth the same."""
+
+    def __init__(self, gain: float) -> None:
+        self.gain = gain
+
+    def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
+        del question
+        return [self.gain] * len(sentences)
+
+
+def test_a_judge_has_a_say_in_whether_there_is_an_answer() -> None:
+    question, settings = "Who designed the Halden bridge?", AnswerSettings(threshold=0.02)
+    asked = [Answerer(Searcher(BRIDGE), Words(), None, settings, _Finds(gain)).ask(question) for gain in (2.0, -20.0)]
+    assert [answer.refused for answer in asked] == [False, True]
+    assert asked[0].text.startswith("Karl Osterberg designed the Halden bridge. [1]")
