@@ -2,8 +2,10 @@
 
 The mean over the question's tokens of log P(question | headings, sentence) - log P(question | headings), in nats: their
 pointwise mutual information, as in query likelihood (Ponte and Croft 1998; Sachan et al. 2022) less what the question
-is worth without the sentence. Of SmolLM2-135M-Instruct this tells a little; whether it says "Yes" or "No" when it is
-asked whether the sentence answers tells nothing.
+is worth without the sentence. Of SmolLM2-135M-Instruct this tells a little: in cross-validation 81 % of the
+unanswerable questions are refused with it and 73 % without, at the same 13 % of the others. On held-out documents that
+gain is not sure, as it refuses more of both (see :mod:`scratchlm.retrieval.calibration`). Whether the model says "Yes"
+or "No" when it is asked whether the sentence answers tells nothing.
 """
 
 from __future__ import annotations
