@@ -7,11 +7,11 @@ Three sets of documents with questions lie in ``tests/retrieval/questions``: one
 them and 100 about the same subjects that they do not answer. ``held.txt`` is of the time when the rules for kinds of
 answers were written; ``held2.txt`` came later, of other subjects and in other words, and was measured once at the end.
 All documents of the set and of the calibration are searched together.
-Plain prompting is what its users write: the question and the top
-passage in a chat prompt. It refuses when it says one of the phrases in ``PLAIN_REFUSAL``, and cites nothing; the
-passage that it was given counts as its citation.
 
-``judged`` are the same answers where the model also says how much likelier the question is after a sentence.
+``ours`` are quotations chosen without a language model, and ``judged`` the same where one also says how much likelier
+the question is after a sentence. Plain prompting is what its users write: the question and the top passage in a chat
+prompt. It refuses when it says one of the phrases in ``PLAIN_REFUSAL``, and cites nothing; the passage that it was
+given counts as its citation.
 """
 
 from __future__ import annotations
