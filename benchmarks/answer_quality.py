@@ -1,16 +1,17 @@
 """Answers with citations on documents that nothing was tuned on, beside plain prompting of the same model.
 
-    python benchmarks/answer_quality.py [--json] [--model NAME] [--embedder NAME] [--questions FILE] [--no-model]
-    python benchmarks/answer_quality.py --calibrate
+    python benchmarks/answer_quality.py [--json] [--questions FILE] [--no-model] [--quick]
 
-Two sets of documents with questions lie in ``tests/retrieval/questions``: one to calibrate on, and one that is held
-out (25 documents, 100 questions whose answers are spans of them, 100 about the same subjects that they do not answer).
-All documents of both sets are searched together. Plain prompting is what its users write: the question and the top
-passage in a chat prompt. It refuses when it says one of the phrases in ``PLAIN_REFUSAL``, and cites nothing; the
-passage that it was given counts as its citation.
+Three sets of documents with questions lie in ``tests/retrieval/questions``: one to calibrate on (see
+``answer_calibration.py``), and two that are held out, each of 25 documents, 100 questions whose answers are spans of
+them and 100 about the same subjects that they do not answer. ``held.txt`` is of the time when the rules for kinds of
+answers were written; ``held2.txt`` came later, of other subjects and in other words, and was measured once at the end.
+All documents of the set and of the calibration are searched together.
 
-``--calibrate`` learns the coefficients and the threshold of ``scratchlm/retrieval/calibration.py`` anew from the first
-set and prints them, with figures from cross-validation over its documents.
+``ours`` are quotations chosen without a language model, and ``judged`` the same where one also says how much likelier
+the question is after a sentence. Plain prompting is what its users write: the question and the top passage in a chat
+prompt. It refuses when it says one of the phrases in ``PLAIN_REFUSAL``, and cites nothing; the passage that it was
+given counts as its citation.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import scratchlm
 from generate_speed import machine
@@ -35,20 +35,15 @@ from scratchlm.errors import UserError
 from scratchlm.retrieval import Embedder
 from scratchlm.retrieval.answers import Answer, Answerer, AnswerSettings
 from scratchlm.retrieval.chat_models import ChatModel, LocalChat
-from scratchlm.retrieval.evidence import Embeds, EvidenceScorer, Signals, Weights
+from scratchlm.retrieval.evidence import Embeds
+from scratchlm.retrieval.likelihood import QuestionLikelihood
 from scratchlm.retrieval.passages import Document, Hit
-from scratchlm.retrieval.prompting import candidates_of
 from scratchlm.retrieval.wording import sentence_spans
 
 SETS = Path(__file__).resolve().parents[1] / "tests" / "retrieval"
-CALIBRATION, HELD = SETS / "questions" / "calibration.txt", SETS / "questions" / "held.txt"
+CALIBRATION, HELD = SETS / "questions" / "calibration.txt", SETS / "questions" / "held2.txt"
 INJECTIONS = SETS / "injections"
-K, FOLDS, RIDGE = 6, 6, 1.0
-ANSWERED_REFUSED = 0.13
-"""Share of the answerable questions of the first set that the threshold may refuse: where, in cross-validation, both
-goals (15 % of these refused at most, 80 % of the others at least) are kept with the same margin."""
-PASSAGE_WORDS, SHORT_PASSAGE_WORDS = 120, 30
-"""Calibrated on passages of both lengths, so that what is learned does not lean on one; measured on the long ones."""
+PASSAGE_WORDS = 120
 PLAIN_REFUSAL = re.compile(
     r"\b(?:not|n't|no)\b.{0,40}\b(?:mention|provide|specif|contain|state|say|given|include|information|know|answer|found|clear)"
     r"|\bunknown\b|\bunable to\b|\bcannot\b|\bsorry\b",
@@ -150,68 +145,6 @@ def passages(path: str, text: str, words: int = PASSAGE_WORDS) -> list[Hit]:
 def _scored(hit: Hit, score: float) -> Hit:
     own = {one.name: getattr(hit, one.name) for one in fields(hit)}
     return Hit(**{**own, "score": score, "scores": {"dense": score}})
-
-
-# ---- calibration
-
-
-def calibrate(embedder: Embeds, texts: Mapping[str, str], asked: Sequence[Asked]) -> dict[str, Any]:
-    """Learn the coefficients and the threshold; figures are of documents left out in turn."""
-    scorer = EvidenceScorer(embedder, Weights((0.0,) * len(fields(Signals)), 0.0))
-    rows, right, owners = [], [], []
-    for length, words in enumerate((PASSAGE_WORDS, SHORT_PASSAGE_WORDS)):
-        searcher = Passages(texts, embedder, words)
-        for number, one in enumerate(asked):
-            hits = searcher.search(one.question, K).hits
-            candidates, _ = candidates_of(hits)
-            for candidate, signals in zip(candidates, scorer.signals(one.question, hits, candidates), strict=True):
-                rows.append(signals.row())
-                owners.append(number + length * len(asked))
-                right.append(
-                    one.gold is not None and hits[candidate.hit].file == one.file and one.gold in candidate.text
-                )
-    asked = [*asked, *asked]
-    matrix, labels, owner = np.array(rows), np.array(right, float), np.array(owners)
-    names = list(dict.fromkeys(one.file for one in asked))  # neighbours are alike, and stay in one fold
-    fold = np.array([names.index(asked[number].file) // 2 % FOLDS for number in owner])
-    held = np.zeros(len(matrix))
-    for number in range(FOLDS):
-        weights = fit(matrix[fold != number], labels[fold != number])
-        held[fold == number] = _probabilities(weights, matrix[fold == number])
-    best = [int(np.flatnonzero(owner == n)[np.argmax(held[owner == n])]) for n in range(len(asked))]
-    sure = held[best]
-    answerable = np.array([one.gold is not None for one in asked])
-    threshold = float(np.quantile(sure[answerable], ANSWERED_REFUSED))
-    return {
-        "weights": fit(matrix, labels),
-        "threshold": threshold,
-        "top_sentence_right": float(labels[best][answerable].mean()),
-        "refused_answerable": float((sure[answerable] < threshold).mean()),
-        "refused_unanswerable": float((sure[~answerable] < threshold).mean()),
-        "area_under_curve": float((sure[answerable][:, None] > sure[~answerable]).mean()),
-    }
-
-
-def fit(matrix: NDArray[np.float64], labels: NDArray[np.float64]) -> Weights:
-    """Logistic regression by Newton's method, with a ridge on the standardised signals."""
-    mean, deviation = matrix.mean(0), matrix.std(0) + 1e-9
-    rows = np.column_stack([(matrix - mean) / deviation, np.ones(len(matrix))])
-    ridge = np.diag([RIDGE] * matrix.shape[1] + [0.0])
-    found = np.zeros(rows.shape[1])
-    for _ in range(50):
-        odds = 1 / (1 + np.exp(-(rows @ found)))
-        slope = rows.T @ (labels - odds) - ridge @ found
-        step = np.linalg.solve(rows.T @ (rows * (odds * (1 - odds))[:, None]) + ridge, slope)
-        found += step
-        if np.abs(step).max() < 1e-9:
-            break
-    coefficients = found[:-1] / deviation
-    return Weights(tuple(coefficients.tolist()), float(found[-1] - coefficients @ mean))
-
-
-def _probabilities(weights: Weights, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = 1 / (1 + np.exp(-(matrix @ np.array(weights.coefficients) + weights.constant)))
-    return found
 
 
 # ---- measuring
@@ -322,17 +255,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     texts, _ = read_questions(CALIBRATION)
     held_texts, asked = read_questions(options.questions)
     searcher = Passages({**texts, **held_texts}, embedder)
-    model = None if options.no_model else LocalChat(scratchlm.load(options.model))
-    ours = Answerer(searcher, embedder, model)
+    ours = Answerer(searcher, embedder)
     result: dict[str, Any] = {"benchmark": "answers", "ours": measure(ours, asked)}
     folder = {str(p.relative_to(INJECTIONS)): p.read_text(encoding="utf-8") for p in sorted(INJECTIONS.glob("*.md"))}
     trapped = Passages(folder, embedder)
-    answerers = {"ours": Answerer(trapped, embedder, model)}
-    if model is not None:
-        written = AnswerSettings(style="write")
-        result["written"] = measure(Answerer(searcher, embedder, model, written), asked)
-        result["plain"] = plain_prompting(model, searcher, asked)
-        answerers["written"] = Answerer(trapped, embedder, model, written)
+    answerers = {"ours": Answerer(trapped, embedder)}
+    if not options.no_model:
+        loaded = scratchlm.load(options.model)
+        judge = QuestionLikelihood(loaded.model, loaded.tokenizer)
+        result["judged"] = measure(Answerer(searcher, embedder, judge=judge), asked)
+        answerers["judged"] = Answerer(trapped, embedder, judge=judge)
+        if not options.quick:
+            model, written = LocalChat(loaded), AnswerSettings(style="write")
+            result["written"] = measure(Answerer(searcher, embedder, model, written), asked)
+            result["plain"] = plain_prompting(model, searcher, asked)
+            answerers["written"] = Answerer(trapped, embedder, model, written)
     result["injections"] = injections(answerers, INJECTIONS)
     questions = sum(one.gold is not None for one in asked)
     return result | {"questions": questions, "unanswerable": len(asked) - questions, "machine": machine()}
@@ -343,17 +280,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--embedder", default="all-minilm-l6-v2")
-    parser.add_argument("--questions", type=Path, default=HELD, help="documents and questions (the held-out set)")
+    parser.add_argument(
+        "--questions", type=Path, default=HELD, help="documents and questions (the second held-out set)"
+    )
     parser.add_argument("--no-model", action="store_true", help="measure quotations alone")
-    parser.add_argument("--calibrate", action="store_true", help="learn coefficients and threshold anew and print them")
+    parser.add_argument("--quick", action="store_true", help="leave out what the model writes, and plain prompting")
     options = parser.parse_args()
     try:
-        if options.calibrate:
-            found = calibrate(Embedder.open(options.embedder), *read_questions(CALIBRATION))
-            weights = found.pop("weights")
-            result = {"coefficients": weights.coefficients, "constant": weights.constant, **found}
-        else:
-            result = run(options)
+        result = run(options)
     except UserError as error:
         sys.exit(f"error: {error}")
     if options.json:

@@ -373,3 +373,21 @@ def test_a_citation_tells_the_line_and_not_only_the_passage() -> None:
     assert cited.quote == "Karl Osterberg designed the Halden bridge."
     assert cited.place() == "far.md, line 15"
     assert cited.as_json()["place"] == "far.md, line 15"
+
+
+class _Finds:
+    """A judge to which every sentence is worth the same."""
+
+    def __init__(self, gain: float) -> None:
+        self.gain = gain
+
+    def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
+        del question
+        return [self.gain] * len(sentences)
+
+
+def test_a_judge_has_a_say_in_whether_there_is_an_answer() -> None:
+    question, settings = "Who designed the Halden bridge?", AnswerSettings(threshold=0.02)
+    asked = [Answerer(Searcher(BRIDGE), Words(), None, settings, _Finds(gain)).ask(question) for gain in (2.0, -20.0)]
+    assert [answer.refused for answer in asked] == [False, True]
+    assert asked[0].text.startswith("Karl Osterberg designed the Halden bridge. [1]")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scratchlm.retrieval.calibration import THRESHOLD, WEIGHTS
-from scratchlm.retrieval.evidence import Signals, Weights
-from scratchlm.retrieval.expected import answer_places, expected_answer
+from scratchlm.retrieval.calibration import JUDGEMENT, THRESHOLD, WEIGHTS
+from scratchlm.retrieval.evidence import Judgement, Signals, Weights
+from scratchlm.retrieval.expected import answer_places, expected_answer, names_in
 from scratchlm.retrieval.followup import Turn, standalone, topic_of
 from scratchlm.retrieval.support import check_support
 from scratchlm.retrieval.wording import content_words, sentence_spans, stem
@@ -83,10 +83,10 @@ def test_a_question_that_no_rule_fits_expects_anything() -> None:
 
 
 def test_the_probability_is_a_logistic_function_of_the_signals() -> None:
-    signals = Signals(0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    assert Weights((0.0,) * 11, 0.0).probability(signals) == 0.5
-    assert Weights((2.0, *(0.0,) * 10), -1.0).probability(signals) == pytest.approx(0.5)
-    assert Weights((200.0, *(0.0,) * 10), 1000.0).probability(signals) == pytest.approx(1.0)
+    signals = Signals(0.5, *(0.0,) * 12)
+    assert Weights((0.0,) * 13, 0.0).probability(signals) == 0.5
+    assert Weights((2.0, *(0.0,) * 12), -1.0).probability(signals) == pytest.approx(0.5)
+    assert Weights((200.0, *(0.0,) * 12), 1000.0).probability(signals) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="2 coefficients"):
         Weights((1.0, 2.0), 0.0)
 
@@ -98,7 +98,23 @@ def test_what_was_calibrated_has_the_signs_that_it_should() -> None:
     assert by_name["names_missing"] < 0
     assert by_name["kind_missing"] < 0
     assert by_name["thing_far"] < 0
+    assert JUDGEMENT.odds > 0
+    assert JUDGEMENT.gain > 0
     assert 0 < THRESHOLD < 1
+
+
+def test_names_of_a_sentence_are_not_its_first_word_nor_those_of_the_question() -> None:
+    assert names_in("Salt was cut by Lene Krag in Ulm.", "Who cut salt at Ulm?") == ["Lene Krag"]
+    assert names_in("Lene Krag cut it.", "Who cut it?") == ["Lene Krag"]
+    assert names_in("Their almanac sold well in Kosice.", "Who drew the almanac of Kosice?") == []
+    assert names_in("", "Who?") == []
+
+
+def test_a_judgement_weighs_odds_and_gain() -> None:
+    assert Judgement(1.0, 0.0, 0.0).probability(0.3, 5.0) == pytest.approx(0.3)
+    assert Judgement(1.0, 2.0, -1.0).probability(0.5, 0.5) == pytest.approx(0.5)
+    assert Judgement(1.0, 2.0, 0.0).probability(0.5, 1.0) > Judgement(1.0, 2.0, 0.0).probability(0.5, 0.5)
+    assert Judgement(1.0, 1.0, 0.0).probability(0.0, 1.0) == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(

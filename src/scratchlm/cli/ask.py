@@ -15,6 +15,7 @@ from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
     from scratchlm.retrieval.chat_models import ChatModel
+    from scratchlm.retrieval.evidence import Judges
 
 WRITER = "smollm2-135m-instruct"
 KEY = "SCRATCHLM_ENDPOINT_KEY"
@@ -54,6 +55,14 @@ def ask(
         float | None,
         typer.Option(help="Answer only where one is there with this probability, 0 to 1.", show_default="measured"),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A decoder that looks at the likeliest sentences once more, such as smollm2-135m-instruct.",
+            show_default=False,
+        ),
+    ] = None,
     k: Count = 6,
     mode: Mode = "hybrid",
     rerank: Rerank = None,
@@ -86,7 +95,7 @@ def ask(
     embedder = finder.embedder or opened(store)[1]
     assert embedder is not None
     writer = _writer(model or WRITER, endpoint, precision) if model or style == "write" else None
-    answerer = Answerer(finder, embedder, writer, settings)
+    answerer = Answerer(finder, embedder, writer, settings, None if judge is None else _judge(judge))
     if question is not None:
         answer(answerer, question, [], where, explain=explain, json=json)
         return
@@ -102,3 +111,11 @@ def _writer(model: str, endpoint: str | None, precision: str) -> ChatModel:
     from scratchlm.retrieval.chat_models import LocalChat
 
     return LocalChat(api.load(model, precision=precision))
+
+
+def _judge(model: str) -> Judges:
+    from scratchlm.opening import open_model
+    from scratchlm.retrieval.likelihood import QuestionLikelihood
+
+    opened = open_model(model)
+    return QuestionLikelihood(opened.model, opened.tokenizer)

@@ -2,7 +2,8 @@
 
 The sentence that is likeliest to answer is what an answer is made of, and where even that one is unlikely, the sources
 do not hold the answer. The coefficients were learned once, on documents and questions that
-``benchmarks/answer_quality.py`` reads, and are measured there on other documents; nothing is learned at run time.
+``benchmarks/answer_calibration.py`` reads, and are measured on others by ``answer_quality.py``; nothing is learned when
+it runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scratchlm.retrieval.expected import answer_places, expected_answer
+from scratchlm.retrieval.expected import answer_places, expected_answer, names_in
 from scratchlm.retrieval.passages import Hit, with_headings
 from scratchlm.retrieval.wording import STOP_WORDS, content_words, stem, words_of
 
@@ -37,6 +38,14 @@ class Embedded(Protocol):
 
     @property
     def vectors(self) -> Vectors: ...
+
+
+class Judges(Protocol):
+    """What tells how much likelier a question is after a sentence, such as a
+    :class:`~scratchlm.retrieval.likelihood.QuestionLikelihood`."""
+
+    def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
+        """For each pair of headings and a sentence: nats per token of the question."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,10 @@ class Signals:
     where the question has no such thing."""
     thing_asked: float
     """1 where it has, else 0."""
+    worst_word: float
+    """As ``words_headed``, of the word that is farthest from the sentence instead of the mean."""
+    nobody: float
+    """1 where a person is asked for, and the sentence has no name but the question's, else 0."""
 
     def row(self) -> list[float]:
         """In the order of the fields."""
@@ -105,6 +118,24 @@ class Weights:
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, total))))
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A second regression, over the log-odds of the first and the gain that a language model tells.
+
+    Its constant is one at which the threshold of the first refuses as many answerable questions.
+    """
+
+    odds: float
+    gain: float
+    constant: float
+
+    def probability(self, first: float, gain: float) -> float:
+        """That a sentence answers, 0 to 1, from what the first regression says."""
+        first = min(max(first, 1e-12), 1 - 1e-12)
+        total = self.odds * math.log(first / (1 - first)) + self.gain * gain + self.constant
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, total))))
+
+
 _KINDS = """
     tall high deep wide far thick broad long large big height depth width length altitude distance diameter wingspan
     elevation thickness area surface heavy weight mass weigh hot cold warm temperature fast quickly speed cost costs
@@ -121,6 +152,8 @@ _VERBS = frozenset(_VERB_WORDS.split())
 _COUNTED = re.compile(r"\bhow (?:many|much)\b", re.I)
 _AFTER_NUMBER = 5
 """Words from a number on among which the thing that it counts is looked for."""
+JUDGED = 2
+"""Sentences that a language model judges, the likeliest ones: each takes it about as long as 50 tokens of a prompt."""
 _MOST_KNOWN = 20_000
 """Vectors that are kept for other questions, about 30 MB of them."""
 
@@ -132,10 +165,20 @@ class EvidenceScorer:
         embedder: what the coefficients were learned with, all-MiniLM-L6-v2; of other embedders the cosines lie
             elsewhere, and the threshold with them.
         weights: of the regression.
+        judge: looks at the likeliest sentences once more; None to leave it at the signals.
+        judgement: what its judgement weighs.
+
+    Raises:
+        ValueError: a judge without a judgement.
     """
 
-    def __init__(self, embedder: Embeds, weights: Weights) -> None:
+    def __init__(
+        self, embedder: Embeds, weights: Weights, judge: Judges | None = None, judgement: Judgement | None = None
+    ) -> None:
+        if judge is not None and judgement is None:
+            raise ValueError("a judge needs the weight of its judgement")
         self._embedder, self.weights = embedder, weights
+        self._judge, self._judgement = judge, judgement
         self._known: dict[str, Vectors] = {}
 
     def signals(self, question: str, hits: Sequence[Hit], candidates: Sequence[Candidate]) -> list[Signals]:
@@ -156,8 +199,17 @@ class EvidenceScorer:
         ]
 
     def probabilities(self, question: str, hits: Sequence[Hit], candidates: Sequence[Candidate]) -> list[float]:
-        """That each candidate answers, 0 to 1."""
-        return [self.weights.probability(one) for one in self.signals(question, hits, candidates)]
+        """That each candidate answers, 0 to 1. With a judge those that it has not judged are no likelier than those
+        that it has."""
+        first = [self.weights.probability(one) for one in self.signals(question, hits, candidates)]
+        if self._judge is None or self._judgement is None or not first:
+            return first
+        best = sorted(range(len(first)), key=lambda i: -first[i])[:JUDGED]
+        pairs = [(" > ".join(hits[candidates[i].hit].headings), candidates[i].text) for i in best]
+        gains = self._judge.gains(question, pairs)
+        judged = {i: self._judgement.probability(first[i], gain) for i, gain in zip(best, gains, strict=True)}
+        least = min(judged.values())
+        return [judged.get(i, min(one, least)) for i, one in enumerate(first)]
 
     def _signals(self, asked: _Asked, passage: _Passage, sentence: str, cosines: Vectors) -> Signals:
         expected = expected_answer(asked.question)
@@ -179,6 +231,8 @@ class EvidenceScorer:
             kind_missing=float(expected.pattern is not None and not places),
             thing_far=1 - self._thing(asked, sentence, said, places) if asked.thing else 0.0,
             thing_asked=float(bool(asked.thing)),
+            worst_word=float(near_headed.min()) if wanted else 1.0,
+            nobody=float(expected.name == "person" and not names_in(sentence, asked.question)),
         )
 
     def _thing(self, asked: _Asked, sentence: str, said: list[str], places: list[tuple[int, int]]) -> float:

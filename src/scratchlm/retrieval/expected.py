@@ -180,3 +180,15 @@ def answer_places(expected: Expected, question: str, text: str) -> list[tuple[in
         if not words or any(word.casefold() not in said for word in words):
             found.append(match.span())
     return found
+
+
+def names_in(text: str, question: str) -> list[str]:
+    """The names in a sentence that the question does not have. Its first word is one where another follows it."""
+    said = {word.casefold() for word in re.findall(r"\w+", question)}
+    found = []
+    for match in re.finditer(rf"{_NAME}(?:\s+{_NAME})*", text):
+        words = match[0].split()
+        alone = len(words) == 1 and not re.search(r"\w", text[: match.start()])
+        if not alone and any(word.casefold() not in said for word in words):
+            found.append(match[0])
+    return found
