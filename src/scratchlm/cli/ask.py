@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scratchlm.cli.asking import answer, converse
+from scratchlm.cli.asking import answer, converse, judge_of
 from scratchlm.cli.narrowing import After, Before, Kinds, Meta, Paths, narrowed
 from scratchlm.cli.output import Json, Precision
 from scratchlm.cli.stores import Count, Mode, Rerank, StoreOption, check_count, opened, searcher
@@ -15,7 +15,6 @@ from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
     from scratchlm.retrieval.chat_models import ChatModel
-    from scratchlm.retrieval.evidence import Judges
 
 WRITER = "smollm2-135m-instruct"
 KEY = "SCRATCHLM_ENDPOINT_KEY"
@@ -95,7 +94,7 @@ def ask(
     embedder = finder.embedder or opened(store)[1]
     assert embedder is not None
     writer = _writer(model or WRITER, endpoint, precision) if model or style == "write" else None
-    answerer = Answerer(finder, embedder, writer, settings, None if judge is None else _judge(judge))
+    answerer = Answerer(finder, embedder, writer, settings, None if judge is None else judge_of(judge))
     if question is not None:
         answer(answerer, question, [], where, explain=explain, json=json)
         return
@@ -111,11 +110,3 @@ def _writer(model: str, endpoint: str | None, precision: str) -> ChatModel:
     from scratchlm.retrieval.chat_models import LocalChat
 
     return LocalChat(api.load(model, precision=precision))
-
-
-def _judge(model: str) -> Judges:
-    from scratchlm.opening import open_model
-    from scratchlm.retrieval.likelihood import QuestionLikelihood
-
-    opened = open_model(model)
-    return QuestionLikelihood(opened.model, opened.tokenizer)

@@ -13,6 +13,7 @@ from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
     from scratchlm.retrieval.answers import Answer, Answerer
+    from scratchlm.retrieval.evidence import Judges
     from scratchlm.retrieval.followup import Turn
 
 
@@ -78,3 +79,12 @@ def _show(found: Answer, explain: bool) -> None:
             print(f"support {sentence.support:.2f}: {sentence.text}")
         stages = sorted(found.timings.items(), key=lambda one: one[0] == "total")
         print("ms: " + ", ".join(f"{name} {spent:.1f}" for name, spent in stages))
+
+
+def judge_of(model: str) -> Judges:
+    """A decoder as a judge of sentences."""
+    from scratchlm.opening import open_model
+    from scratchlm.retrieval.likelihood import QuestionLikelihood
+
+    opened = open_model(model)
+    return QuestionLikelihood(opened.model, opened.tokenizer)
