@@ -60,3 +60,20 @@ def test_the_example_with_real_models_answers_and_compares(tmp_path: Path) -> No
 
 def test_there_is_an_example_for_each_of_the_tutorials_models() -> None:
     assert {path.stem for path in EXAMPLES} >= {"encoder", "decoder"}
+
+
+def test_the_example_of_retrieval_answers_and_says_where_it_stands(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb", reason="lancedb is not installed")
+    if find_pulled("all-minilm-l6-v2") is None:
+        pytest.skip("it needs all-minilm-l6-v2; fetch it with: scratchlm models pull all-minilm-l6-v2")
+    (path,) = (path for path in EXAMPLES if path.stem == "retrieval")
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    counts, found, designer, height, owner = done.stdout.splitlines()
+    assert counts == "2 documents, 2 chunks"
+    assert found.endswith("bridge.md, lines 1-4")
+    assert "Karl Osterberg designed it" in designer
+    assert designer.endswith("(bridge.md, line 3)")
+    assert "31 metres high" in height
+    assert "do not answer" in owner
+    assert list(tmp_path.iterdir()) == []
