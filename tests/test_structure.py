@@ -15,6 +15,7 @@ SOURCE = ROOT / "src" / "scratchlm"
 
 ROOMS = (
     "errors",
+    "ranges",
     "pause",
     "reading",
     "cache",

@@ -35,7 +35,7 @@ def test_values_worked_out_by_hand() -> None:
 
 
 def test_as_ir_measures_has_them() -> None:
-    ir = pytest.importorskip("ir_measures", reason="ir-measures is not installed: pip install 'scratchlm[rag]'")
+    ir = pytest.importorskip("ir_measures", reason="ir-measures is not installed: pip install 'scratchlm[dev]'")
     draw = random.Random(3)
     qrels = {
         str(q): {f"d{n}": draw.choice([0, 0, 1, 2]) for n in draw.sample(range(60), 12)} | {"sure": 1}

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from scratchlm.alignment.policy import PolicyConfig, PolicyTask, Prompts, Rewards
 from scratchlm.alignment.policy_losses import clipped_policy_losses, group_advantages, importance_weights, token_kl
-from scratchlm.alignment.ranges import check_choice, check_number, check_whole
 from scratchlm.alignment.rollouts import Scored
 from scratchlm.alignment.sampled import Found, Numbers, SampledTokens
 from scratchlm.data import Plan
+from scratchlm.ranges import check_choice, check_number, check_whole
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.distributed import World
 

@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scratchlm.adapters import adapters_of, adapters_off
-from scratchlm.alignment.ranges import check_choice, check_number, check_whole
 from scratchlm.alignment.rollouts import SLOTS, Rollout, Sampler, Scored
 from scratchlm.alignment.sampled import Found, Numbers, SampledTokens, judge, read_tokens
 from scratchlm.alignment.watching import Watch, write_samples
@@ -28,6 +27,7 @@ from scratchlm.data import IGNORE, Batch, Examples, Plan, Records
 from scratchlm.data.packing import epoch_order
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder
+from scratchlm.ranges import check_choice, check_number, check_whole
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.distributed import World
 from scratchlm.training.tasks import FineTune, Work

@@ -25,10 +25,10 @@ from scratchlm.alignment.policy_losses import (
     token_kl,
     whiten,
 )
-from scratchlm.alignment.ranges import check_number, check_whole
 from scratchlm.alignment.rollouts import Scored
 from scratchlm.alignment.sampled import Found, SampledTokens
 from scratchlm.data import Plan
+from scratchlm.ranges import check_number, check_whole
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.training.distributed import World
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scratchlm.data.preference_rows import number_of
 from scratchlm.data.record_rows import BadRow, Record
 from scratchlm.errors import UserError
+from scratchlm.ranges import check_number, check_whole
 
 _ROUNDING = 1e-9
 """Means of whole ratings are not exact, so that a gap of 1 may be a little less."""
@@ -31,11 +32,8 @@ class Pairing:
     """Pairs that each text is first drawn for, where it has as many partners; it is drawn for others' as often."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.margin, bool) or not isinstance(self.margin, int | float) or not 0 <= self.margin < np.inf:
-            raise UserError(f"pair_margin is {self.margin!r}; give a number of at least 0")
-        count = self.pairs_per_text
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UserError(f"pairs_per_text is {count!r}; give a whole number of at least 1")
+        check_number("pair_margin", self.margin)
+        check_whole("pairs_per_text", self.pairs_per_text, 1)
 
     def pair(self, rows: Sequence[Record], seed: int) -> list[Record]:
         """The pairs of rated texts, in an order that ``seed`` decides, as its draws do. The margin of each is the gap

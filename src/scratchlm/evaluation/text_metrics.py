@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from scratchlm.errors import UserError
 from scratchlm.evaluation.diversity import distinct
+from scratchlm.ranges import check_choice
 
 BleuTokenizer = Literal["13a", "intl", "char", "zh", "none"]
 RougeTokenizer = Literal["alphanumeric", "spaces", "characters"]
@@ -36,8 +37,7 @@ class TextOptions:
 
     def __post_init__(self) -> None:
         for name, known in (("bleu_tokenizer", BleuTokenizer), ("rouge_tokenizer", RougeTokenizer)):
-            if getattr(self, name) not in get_args(known):
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(get_args(known))}")
+            check_choice(name, getattr(self, name), get_args(known))
 
 
 def compare_texts(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from scratchlm.errors import UserError
+from scratchlm.ranges import check_choice
 
 Architecture = Literal["decoder", "encoder", "seq2seq"]
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
@@ -106,8 +107,7 @@ class ModelConfig:
             raise UserError(f"labels is {self.labels!r:.80}; give a list of names")
         object.__setattr__(self, "labels", tuple(self.labels))  # a list, where it comes from JSON
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
         for name in ("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_dim", "ffn_width"):
             value = getattr(self, name)
             optional = name in ("kv_heads", "head_dim", "ffn_width")

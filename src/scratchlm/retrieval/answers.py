@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
 
 from scratchlm.errors import UserError
+from scratchlm.ranges import check_whole
 from scratchlm.retrieval.calibration import JUDGEMENT, THRESHOLD, WEIGHTS
 from scratchlm.retrieval.chat_models import ChatModel, OnText
 from scratchlm.retrieval.evidence import Candidate, Embeds, EvidenceScorer, Judges
@@ -76,9 +77,7 @@ class AnswerSettings:
 
     def __post_init__(self) -> None:
         for name in ("hits", "sentences", "budget", "max_new_tokens"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} of an answer is {value!r}; give a whole number of at least 1")
+            check_whole(f"{name} of an answer", getattr(self, name), 1)
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise UserError(f"the threshold of an answer is {self.threshold!r}; give a probability from 0 to 1")
         if self.style not in get_args(Style):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scratchlm.errors import UserError
+from scratchlm.ranges import check_whole
 from scratchlm.retrieval.search import Rewritten
 
 Message = dict[str, Any]
@@ -58,8 +59,7 @@ class Hypothetical:
     """Passages; more than one make sense with a model that samples."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise UserError(f"count of hypothetical documents is {self.count!r}; give a whole number of at least 1")
+        check_whole("count of hypothetical documents", self.count, 1)
 
     def __call__(self, query: str) -> Rewritten:
         """The query, and the passages that are not empty."""

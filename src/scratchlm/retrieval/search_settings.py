@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, Literal, get_args
 
 from scratchlm.errors import UserError
+from scratchlm.ranges import check_choice, check_whole
 from scratchlm.retrieval.fusion import Normalise
 
 Mode = Literal["hybrid", "dense", "bm25"]
@@ -52,12 +53,9 @@ class SearchSettings:
     def __post_init__(self) -> None:
         choices = {"mode": Mode, "fusion": Fusion, "normalise": Normalise}
         for name, values in choices.items():
-            if getattr(self, name) not in get_args(values):
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(get_args(values))}")
+            check_choice(name, getattr(self, name), get_args(values))
         for name, least in (("candidates", 1), ("feedback", 0), ("rerank", 0), ("neighbours", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{name} is {value!r}; give a whole number of at least {least}")
+            check_whole(name, getattr(self, name), least)
         for name, most in (("dense_weight", 1.0), ("rerank_weight", 1.0), ("rrf_k", None), ("feedback_weight", None)):
             _check_number(name, getattr(self, name), most)
         if self.mmr_lambda is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from scratchlm.errors import UserError
+from scratchlm.ranges import check_choice, check_whole
 
 Schedule = Literal["constant", "cosine", "linear", "wsd"]
 OptimizerName = Literal["adamw", "muon"]
@@ -80,14 +81,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
         for name in ("steps", "batch_size", "accumulation", "log_every"):
-            _whole(name, getattr(self, name), least=1)
+            check_whole(name, getattr(self, name), 1)
         for name in ("warmup_steps", "eval_every", "eval_tokens", "save_every", "patience", "seed"):
-            _whole(name, getattr(self, name), least=0)
+            check_whole(name, getattr(self, name), 0)
         if self.tokenizer_vocab_size is not None:
-            _whole("tokenizer_vocab_size", self.tokenizer_vocab_size, least=2)
+            check_whole("tokenizer_vocab_size", self.tokenizer_vocab_size, 2)
         for name in ("learning_rate", "muon_learning_rate", "epsilon"):
             _number(name, getattr(self, name), lambda value: value > 0, "a number above 0")
         for name in ("weight_decay", "clip_norm"):
@@ -122,11 +122,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "unknown": get_args(Unknown),
     "sharding": get_args(Sharding),
 }
-
-
-def _whole(name: str, value: Any, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{name} is {value!r}; give a whole number of at least {least}")
 
 
 def _number(name: str, value: Any, allowed: Any, words: str) -> None:

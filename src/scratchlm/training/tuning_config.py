@@ -9,6 +9,7 @@ from scratchlm.adapters import LoraSettings
 from scratchlm.data.examples import LossOn
 from scratchlm.data.packing import Method as Layout
 from scratchlm.errors import UserError
+from scratchlm.ranges import check_choice, check_whole
 from scratchlm.training.config import TrainConfig
 
 Method = Literal["full", "lora", "qlora"]
@@ -82,12 +83,9 @@ class TuningConfig:
         if not isinstance(self.epochs, int | float) or isinstance(self.epochs, bool) or not 0 < self.epochs < 1e6:
             raise UserError(f"epochs is {self.epochs!r}; give a number above 0")
         for name, least in (("max_length", 0), ("pass_tokens", 0), ("eval_prompts", 0), ("eval_new_tokens", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{name} is {value!r}; give a whole number of at least {least}")
+            check_whole(name, getattr(self, name), least)
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
         _ = self.lora()
 
     def lora(self, extra: tuple[str, ...] = ()) -> LoraSettings:
