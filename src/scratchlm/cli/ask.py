@@ -10,7 +10,7 @@ import typer
 from scratchlm.cli.asking import answer, converse, judge_of
 from scratchlm.cli.narrowing import After, Before, Kinds, Meta, Paths, narrowed
 from scratchlm.cli.output import Json, Precision
-from scratchlm.cli.stores import Count, Mode, Rerank, StoreOption, check_count, opened, searcher
+from scratchlm.cli.stores import Count, Mode, Rerank, StoreOption, check_count, searcher
 from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,11 +90,10 @@ def ask(
         raise UserError("--style quote has nothing written; leave --model and --endpoint out, or choose --style write")
     if endpoint is not None and not model:
         raise UserError(f"--endpoint {endpoint} needs --model, a name that it lists under /models")
-    finder = searcher(store, SearchSettings(mode=mode), rerank)  # type: ignore[arg-type]
-    embedder = finder.embedder or opened(store)[1]
-    assert embedder is not None
+    finder = searcher(store, SearchSettings(mode=mode), rerank, embedding=True)  # type: ignore[arg-type]
+    assert finder.embedder is not None
     writer = _writer(model or WRITER, endpoint, precision) if model or style == "write" else None
-    answerer = Answerer(finder, embedder, writer, settings, None if judge is None else judge_of(judge))
+    answerer = Answerer(finder, finder.embedder, writer, settings, None if judge is None else judge_of(judge))
     if question is not None:
         answer(answerer, question, [], where, explain=explain, json=json)
         return

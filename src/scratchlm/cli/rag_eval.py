@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from scratchlm.cli.output import Json, print_json
-from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, check_count, searcher
+from scratchlm.cli.stores import (
+    Count,
+    DenseWeight,
+    Feedback,
+    Fusion,
+    Mode,
+    Rerank,
+    StoreOption,
+    check_count,
+    search_settings,
+    searcher,
+)
 from scratchlm.errors import UserError
 
 
@@ -41,7 +52,6 @@ def rag_eval(
     from scratchlm.evaluation.retrieval_metrics import USUAL, measure_run
     from scratchlm.retrieval.index import Index
     from scratchlm.retrieval.judging import document_names, documents_of
-    from scratchlm.retrieval.search_settings import SearchSettings
 
     check_count(k)
     if run is not None and run.is_dir():
@@ -52,14 +62,7 @@ def rag_eval(
     check_known(judged, asked)
     names = document_names(one.path for one in Index.open(store).files())
     check_known(judged, asked, set(names.values()) | set(names))
-    given = {"dense_weight": dense_weight, "feedback": feedback}
-    settings = SearchSettings(
-        mode=mode,  # type: ignore[arg-type]
-        fusion=fusion,  # type: ignore[arg-type]
-        candidates=max(k, 100),
-        join=False,
-        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
-    )
+    settings = search_settings(mode, fusion, dense_weight, feedback, candidates=max(k, 100), join=False)
     finder = searcher(store, settings, rerank)
     found: dict[str, dict[str, float]] = {}
     spent: list[float] = []

@@ -8,7 +8,18 @@ import typer
 
 from scratchlm.cli.narrowing import After, Before, Kinds, Meta, Paths, narrowed
 from scratchlm.cli.output import Json, print_json
-from scratchlm.cli.stores import Count, DenseWeight, Feedback, Fusion, Mode, Rerank, StoreOption, check_count, searcher
+from scratchlm.cli.stores import (
+    Count,
+    DenseWeight,
+    Feedback,
+    Fusion,
+    Mode,
+    Rerank,
+    StoreOption,
+    check_count,
+    search_settings,
+    searcher,
+)
 from scratchlm.cli.texts import given_texts
 from scratchlm.errors import UserError
 
@@ -55,17 +66,8 @@ def search(
         raise UserError("give a QUERY, or many with --queries FILE, and not both")
     if queries is not None and not json:
         raise UserError("--queries gives one JSON object a line; add --json")
-    from scratchlm.retrieval.search_settings import SearchSettings
-
     where = narrowed(path, kind, after, before, meta)
-    given = {"dense_weight": dense_weight, "feedback": feedback}
-    settings = SearchSettings(
-        mode=mode,  # type: ignore[arg-type]
-        fusion=fusion,  # type: ignore[arg-type]
-        mmr_lambda=mmr,
-        neighbours=neighbours,
-        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
-    )
+    settings = search_settings(mode, fusion, dense_weight, feedback, mmr_lambda=mmr, neighbours=neighbours)
     asked = list(given_texts(None if query is None else [query], queries, None))
     for number, one in enumerate(asked, 1):  # before the first is searched: all are answered, or none
         if not one.strip():

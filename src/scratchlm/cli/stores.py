@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
     from scratchlm.retrieval.embeddings import Embedder
-    from scratchlm.retrieval.index import Index
     from scratchlm.retrieval.search import Reranker, Searcher
     from scratchlm.retrieval.search_settings import SearchSettings
 
@@ -55,40 +54,32 @@ def absolute(model: str) -> str:
     return str(Path(model).absolute()) if Path(model).exists() else model
 
 
-def opened(store: str, *, embedding: bool = True) -> tuple[Index, Embedder | None]:
-    """An index and, unless it is not wanted, its embedding model.
+def search_settings(
+    mode: str, fusion: str, dense_weight: float | None, feedback: int | None, **others: Any
+) -> SearchSettings:
+    """How to search, by the options.
 
     Raises:
-        UserError: there is no index, or its model is not here or has changed.
+        UserError: a value out of range.
     """
-    from scratchlm.retrieval.embeddings import Embedder
+    from scratchlm.retrieval.search_settings import SearchSettings
+
+    given = {"dense_weight": dense_weight, "feedback": feedback}
+    given = {name: value for name, value in given.items() if value is not None}
+    return SearchSettings(mode=mode, fusion=fusion, **given, **others)  # type: ignore[arg-type]
+
+
+def searcher(store: str, settings: SearchSettings, rerank: str | None, *, embedding: bool = False) -> Searcher:
+    """What searches an index; with its embedding model where that is needed, or asked for.
+
+    Raises:
+        UserError: there is no index or no such re-ranker, or the index's model is not here or has changed.
+    """
     from scratchlm.retrieval.index import Index
-
-    index = Index.open(store)
-    if not embedding:
-        return index, None
-    try:
-        embedder = Embedder.open(index.record.model, index.record.precision)  # type: ignore[arg-type]
-    except UserError as error:
-        name = index.record.model
-        if Path(name).is_absolute() and not Path(name).exists():
-            raise UserError(
-                f"{store} was made with {name}, which is there no more; put it back, or index into another store"
-            ) from error
-        raise UserError(f"the embedding model of {store}: {error}") from error
-    index.record.check_model(embedder, store, writing=False)
-    return index, embedder
-
-
-def searcher(store: str, settings: SearchSettings, rerank: str | None) -> Searcher:
-    """What searches an index.
-
-    Raises:
-        UserError: as :func:`opened`, or there is no such re-ranker.
-    """
     from scratchlm.retrieval.search import Searcher
 
-    index, embedder = opened(store, embedding=settings.mode != "bm25" or rerank == "late")
+    index = Index.open(store)
+    embedder = index.open_embedder() if embedding or settings.mode != "bm25" or rerank == "late" else None
     return Searcher(index, embedder, settings, reranker=None if rerank is None else _reranker(rerank, embedder))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scratchlm.errors import UserError
-from scratchlm.retrieval.embeddings import Embedder
+from scratchlm.retrieval.embeddings import Embedder, EmbedPrecision
 from scratchlm.retrieval.filters import Filter, among, plain, quoted
 from scratchlm.retrieval.index_settings import IndexSettings, Record, TextEmbedder
 from scratchlm.retrieval.passages import Document, Hit, with_headings
@@ -83,6 +83,25 @@ class Index:
         if settings is not None:
             record.check_settings(settings, place.place)
         return cls(place, table, record, embedder)
+
+    def open_embedder(self) -> Embedder:
+        """The embedder that it was made with, for queries.
+
+        Raises:
+            UserError: its model is not here, or has changed.
+        """
+        name, precision = self.record.model, cast(EmbedPrecision, self.record.precision)
+        try:
+            embedder = Embedder.open(name, precision)
+        except UserError as error:
+            if Path(name).is_absolute() and not Path(name).exists():
+                raise UserError(
+                    f"{self.store.place} was made with {name}, which is there no more; put it back, or index into "
+                    "another store"
+                ) from error
+            raise UserError(f"the embedding model of {self.store.place}: {error}") from error
+        self.record.check_model(embedder, self.store.place, writing=False)
+        return embedder
 
     @staticmethod
     def exists(store: str | Path) -> bool:

@@ -1,25 +1,23 @@
-"""How much likelier a language model finds a question after a sentence than without it.
+"""How likely a language model finds a text after others: of a query after passages, of a question after sentences.
 
-The mean over the question's tokens of log P(question | headings, sentence) - log P(question | headings), in nats: their
-pointwise mutual information, as in query likelihood (Ponte and Croft 1998; Sachan et al. 2022) less what the question
-is worth without the sentence. Of SmolLM2-135M-Instruct this tells a little: in cross-validation 81 % of the
-unanswerable questions are refused with it and 73 % without, at the same 13 % of the others. On held-out documents that
-gain is not sure, as it refuses more of both (see :mod:`scratchlm.retrieval.calibration`). Whether the model says "Yes"
-or "No" when it is asked whether the sentence answers tells nothing.
+Query likelihood ranks passages by it (Ponte and Croft 1998; Sachan et al. 2022). Less what a question is worth without
+the sentence it is their pointwise mutual information: the mean over the question's tokens of log P(question | headings,
+sentence) - log P(question | headings), in nats. Of SmolLM2-135M-Instruct this tells a little: in cross-validation 81 %
+of the unanswerable questions are refused with it and 73 % without, at the same 13 % of the others. On held-out
+documents that gain is not sure, as it refuses more of both (see :mod:`scratchlm.retrieval.calibration`). Whether the
+model says "Yes" or "No" when it is asked whether the sentence answers tells nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
+from scratchlm.alignment.sequences import token_log_probabilities
 from scratchlm.errors import UserError
 from scratchlm.generation.states import StatePrecision, StateReader
 from scratchlm.models import Decoder, Model
-from scratchlm.models.loss import linear_log_probabilities
 from scratchlm.tokenizers import Tokenizer
 
 _ASKED = "\nQuestion:"
@@ -27,11 +25,11 @@ MOST_SENTENCE = 200
 """Tokens that are read of a sentence."""
 
 
-class QuestionLikelihood:
-    """Judges sentences by the likelihood of a question.
+class Likelihood:
+    """The mean log-probability of a text's tokens after each of some contexts.
 
     Args:
-        model: a decoder, put in evaluation mode; SmolLM2-135M-Instruct, which the coefficients were learned with.
+        model: a decoder, put in evaluation mode.
         tokenizer: of the model.
         precision: that it is read in on the CPU.
 
@@ -39,13 +37,43 @@ class QuestionLikelihood:
         UserError: the model gives no words.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "int8") -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "fp32") -> None:
         if not isinstance(model, Decoder) or model.config.head != "linear":
             raise UserError("likelihoods are a decoder's, such as smollm2-135m-instruct; give one")
-        self._model, self._tokenizer = model, tokenizer
+        self.model, self.tokenizer = model, tokenizer
+        self._start = [*tokenizer.prefix_ids] or [*tokenizer.eos_ids][:1]
         self._reader = StateReader(model, precision if model.embed.tokens.weight.device.type == "cpu" else "fp32")
 
+    def room(self, *parts: Sequence[int]) -> int:
+        """Tokens that the model reads beside these parts."""
+        return self.model.config.context - len(self._start) - sum(map(len, parts))
+
     @torch.inference_mode()
+    def after(self, contexts: Sequence[Sequence[int]], asked: Sequence[int]) -> list[float]:
+        """For each context, ids, the mean log-probability of the tokens ``asked`` after it, in nats."""
+        # The last token is never read: nothing follows it.
+        rows = [[*self._start, *ids, *asked[:-1]] for ids in contexts]
+        labels = torch.tensor(asked, device=self._reader.device)
+        found = [0.0] * len(rows)
+        for some in self._reader.batches([len(row) for row in rows]):
+            for i, states in zip(some, self._reader.read([rows[i] for i in some]), strict=True):
+                found[i] = float(token_log_probabilities(self.model, states[-len(asked) :], labels).mean())
+        return found
+
+
+class QuestionLikelihood:
+    """Judges sentences by the likelihood of a question.
+
+    Args:
+        model: as :class:`Likelihood`; SmolLM2-135M-Instruct, which the coefficients were learned with.
+
+    Raises:
+        UserError: the model gives no words.
+    """
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "int8") -> None:
+        self._tokenizer, self._likelihood = tokenizer, Likelihood(model, tokenizer, precision)
+
     def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
         """For each pair of headings, which may be empty, and a sentence: nats per token of the question.
 
@@ -54,24 +82,13 @@ class QuestionLikelihood:
         """
         encode = self._tokenizer.encode
         asked, between = encode(" " + question), encode(_ASKED)
-        start = [*self._tokenizer.prefix_ids] or [*self._tokenizer.eos_ids][:1]
-        room = self._model.config.context - len(start) - len(between) - len(asked)
+        room = self._likelihood.room(between, asked)
         if room < 1:
             raise UserError(
                 f"the question has {len(asked):,} tokens; the model reads {room + len(asked):,}; ask shorter"
             )
         before = {head: encode(head + "\n") for head, _ in sentences}
         contexts = [*before.values(), *(before[head] + encode(text)[:MOST_SENTENCE] for head, text in sentences)]
-        # The last token is never read: nothing follows it.
-        rows = [[*start, *ids[-room:], *between, *asked[:-1]] for ids in contexts]
-        labels = torch.tensor(asked, device=self._reader.device)
-        found = [0.0] * len(rows)
-        for some in self._reader.batches([len(row) for row in rows]):
-            for i, states in zip(some, self._reader.read([rows[i] for i in some]), strict=True):
-                found[i] = float(self._log_probabilities(states[-len(asked) :], labels).mean())
+        found = self._likelihood.after([[*ids[-room:], *between] for ids in contexts], asked)
         alone = dict(zip(before, found, strict=False))
         return [value - alone[head] for (head, _), value in zip(sentences, found[len(before) :], strict=True)]
-
-    def _log_probabilities(self, states: Tensor, labels: Tensor) -> Tensor:
-        head: Any = self._model.head
-        return linear_log_probabilities(states, head.weight, head.bias, labels)[0]

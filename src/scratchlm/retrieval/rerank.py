@@ -20,12 +20,11 @@ from scratchlm.alignment.goals import Aligned, check_goal
 from scratchlm.data.record_rows import Record
 from scratchlm.errors import UserError
 from scratchlm.generation.predict import Predictor
-from scratchlm.generation.states import StateReader
-from scratchlm.models import Decoder, Model
-from scratchlm.models.loss import linear_log_probabilities
+from scratchlm.models import Model
 from scratchlm.opening import open_model
 from scratchlm.retrieval.embeddings import Embedder
 from scratchlm.retrieval.fusion import expansion
+from scratchlm.retrieval.likelihood import Likelihood
 from scratchlm.retrieval.memory_index import BM25
 from scratchlm.retrieval.query_words import stems
 from scratchlm.retrieval.search import Reranker
@@ -165,11 +164,8 @@ class LikelihoodReranker:
     def __init__(
         self, model: Model, tokenizer: Tokenizer, *, max_passage: int = 256, between: str = "\nQuestion: "
     ) -> None:
-        if not isinstance(model, Decoder) or model.config.head != "linear":
-            raise UserError("likelihoods are a decoder's, such as smollm2-135m-instruct; give one")
-        self.model, self.tokenizer = model, tokenizer
-        self.max_passage, self._between = max_passage, tokenizer.encode(between)
-        self._reader = StateReader(model)
+        self._likelihood = Likelihood(model, tokenizer)
+        self.tokenizer, self.max_passage, self._between = tokenizer, max_passage, tokenizer.encode(between)
 
     @classmethod
     def open(cls, name: str | Path, **settings: Any) -> LikelihoodReranker:
@@ -181,7 +177,6 @@ class LikelihoodReranker:
         opened = open_model(str(name))
         return cls(opened.model, opened.tokenizer, **settings)
 
-    @torch.inference_mode()
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
         """Mean log-probabilities, in nats.
 
@@ -189,23 +184,13 @@ class LikelihoodReranker:
             UserError: the query is too long for the model.
         """
         asked = self.tokenizer.encode(query)
-        start = [*self.tokenizer.prefix_ids] or [*self.tokenizer.eos_ids][:1]
-        room = self.model.config.context - len(start) - len(self._between) - len(asked)
+        room = self._likelihood.room(self._between, asked)
         if not asked or room < 1:
             raise UserError(f"the query has {len(asked):,} tokens; the re-ranker reads from 1 to {room + len(asked):,}")
         most = min(self.max_passage, room)
-        # The last token is never read: nothing follows it.
-        rows = [[*start, *self.tokenizer.encode(text)[:most], *self._between, *asked[:-1]] for text in passages]
-        found = [0.0] * len(rows)
-        labels = torch.tensor(asked, device=self._reader.device)
-        for some in self._reader.batches([len(row) for row in rows]):
-            for i, states in zip(some, self._reader.read([rows[i] for i in some]), strict=True):
-                found[i] = float(self._log_probabilities(states[-len(asked) :], labels).mean())
-        return found
-
-    def _log_probabilities(self, states: Tensor, labels: Tensor) -> Tensor:
-        head: Any = self.model.head
-        return linear_log_probabilities(states, head.weight, head.bias, labels)[0]
+        return self._likelihood.after(
+            [[*self.tokenizer.encode(text)[:most], *self._between] for text in passages], asked
+        )
 
 
 class LateInteraction:

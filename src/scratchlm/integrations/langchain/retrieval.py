@@ -17,7 +17,6 @@ from pydantic import ConfigDict
 
 from scratchlm.errors import UserError
 from scratchlm.integrations.missing import need
-from scratchlm.retrieval.embeddings import Embedder
 from scratchlm.retrieval.index import Index
 from scratchlm.retrieval.passages import Hit
 from scratchlm.retrieval.search import Searcher, SearchResult
@@ -60,13 +59,8 @@ class ScratchlmRetriever(BaseRetriever):
             MissingExtra: LanceDB is not installed.
         """
         need("langchain", "lancedb")
-        index = Index.open(store)
-        embedder = None
-        settings = settings or SearchSettings(join=False)
-        if settings.mode != "bm25":
-            precision: Any = index.record.precision
-            embedder = Embedder.open(index.record.model, precision)
-            index.record.check_model(embedder, str(store), writing=False)
+        index, settings = Index.open(store), settings or SearchSettings(join=False)
+        embedder = None if settings.mode == "bm25" else index.open_embedder()
         return cls(searcher=Searcher(index, embedder, settings), **fields)
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
