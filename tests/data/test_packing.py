@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from scratchlm.data import IGNORE, Batch, Examples, Plan
 from scratchlm.data.packing import epoch_order, pack, packed_batch
 from scratchlm.data.records import Skipped
 from scratchlm.errors import UserError
-from scratchlm.models import ModelConfig, build_model, cross_entropy_sum, textbook
+from scratchlm.models import ModelConfig, build_model, textbook
+
+from .teaching import assert_taught_alike
 
 SMALL: dict[str, Any] = {"vocab_size": 23, "context": 16, "width": 16, "layers": 2, "heads": 2, "dropout": 0.0}
 DECODERS = {
@@ -46,26 +47,6 @@ def examples_of(lengths: Iterable[int], *, seed: int = 0, in_place: bool = False
     if not in_place:
         targets[offsets[1:] - 1] = IGNORE
     return Examples("tag", ids, targets, offsets, np.arange(len(sizes)), (), 16, 0, Skipped())
-
-
-def taught(model: Any, batches: list[Batch]) -> tuple[Tensor, list[Tensor]]:
-    """The summed loss and the gradients."""
-    model.zero_grad()
-    total = torch.zeros(())
-    for batch in batches:
-        assert batch.labels is not None
-        loss, _ = cross_entropy_sum(model.forward_batch(batch), batch.labels)
-        loss.backward()
-        total = total + loss.detach()
-    return total, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-
-
-def assert_taught_alike(model: Any, one: list[Batch], other: list[Batch]) -> None:
-    (loss, gradients), (other_loss, other_gradients) = taught(model, one), taught(model, other)
-    torch.testing.assert_close(loss, other_loss)
-    assert len(gradients) == len(other_gradients) > 0
-    for ours, theirs in zip(gradients, other_gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from scratchlm.data import IGNORE, Batch, Examples, Plan
+from scratchlm.data import IGNORE, Examples, Plan
 from scratchlm.data.packing import packed_batch
 from scratchlm.data.records import Skipped
 from scratchlm.data.sharing import LEAST, common_beginnings, shared_batch
-from scratchlm.models import ModelConfig, build_model, cross_entropy_sum, textbook
+from scratchlm.models import ModelConfig, build_model, textbook
 from scratchlm.models.block import recompute_blocks
 from scratchlm.models.sharing import Sharing
+
+from .teaching import assert_taught_alike, taught
 
 SMALL: dict[str, Any] = {"vocab_size": 23, "context": 40, "width": 16, "layers": 2, "heads": 2, "dropout": 0.0}
 DECODERS: dict[str, dict[str, Any]] = {
@@ -47,24 +48,6 @@ def groups(seed: int = 0, prompts: int = 3, each: int = 4, task: Any = "lm") -> 
         prompt = random.integers(1, 23, random.integers(6, 14)).tolist()
         texts += [(prompt, random.integers(1, 23, random.integers(1, 9)).tolist()) for _ in range(each)]
     return examples_of(texts, task)
-
-
-def taught(model: Any, batches: list[Batch]) -> tuple[Tensor, list[Tensor]]:
-    model.zero_grad()
-    total = torch.zeros(())
-    for batch in batches:
-        loss, _ = cross_entropy_sum(model.forward_batch(batch), batch.labels)
-        loss.backward()
-        total = total + loss.detach()
-    return total, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-
-
-def assert_taught_alike(model: Any, one: list[Batch], other: list[Batch]) -> None:
-    (loss, gradients), (other_loss, other_gradients) = taught(model, one), taught(model, other)
-    torch.testing.assert_close(loss, other_loss)
-    assert len(gradients) == len(other_gradients) > 0
-    for ours, theirs in zip(gradients, other_gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [pytest.param(one, id=name) for name, one in DECODERS.items()])

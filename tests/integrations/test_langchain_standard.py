@@ -43,21 +43,31 @@ class WithModels:
         cls.folder = models
 
 
-class TestChatUnit(WithModels, ChatModelUnitTests):
+class OfChat:
     @property
     def chat_model_class(self) -> type[ChatScratchlm]:
         return ChatScratchlm
 
+
+class OfEmbeddings:
+    @property
+    def embeddings_class(self) -> type[ScratchlmEmbeddings]:
+        return ScratchlmEmbeddings
+
+
+class Reader(WithModels, OfEmbeddings):
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": self.folder / "reader"}
+
+
+class TestChatUnit(WithModels, OfChat, ChatModelUnitTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": str(self.folder / "talker"), "temperature": 0}
 
 
-class TestChat(WithModels, ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[ChatScratchlm]:
-        return ChatScratchlm
-
+class TestChat(WithModels, OfChat, ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": str(self.folder / "talker"), "temperature": 0, "max_tokens": 12}
@@ -88,45 +98,25 @@ def where_fetched(model: str) -> pytest.MarkDecorator:
 
 @pytest.mark.slow
 @where_fetched("smollm2-135m-instruct")
-class TestRealChat(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[ChatScratchlm]:
-        return ChatScratchlm
-
+class TestRealChat(OfChat, ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": "smollm2-135m-instruct", "temperature": 0, "max_tokens": 24}
 
 
 @where_fetched("all-minilm-l6-v2")
-class TestRealEmbeddings(EmbeddingsIntegrationTests):
-    @property
-    def embeddings_class(self) -> type[ScratchlmEmbeddings]:
-        return ScratchlmEmbeddings
-
+class TestRealEmbeddings(OfEmbeddings, EmbeddingsIntegrationTests):
     @property
     def embedding_model_params(self) -> dict[str, Any]:
         return {"model": "all-minilm-l6-v2", "precision": "int8"}
 
 
-class TestEmbeddingsUnit(WithModels, EmbeddingsUnitTests):
-    @property
-    def embeddings_class(self) -> type[ScratchlmEmbeddings]:
-        return ScratchlmEmbeddings
-
-    @property
-    def embedding_model_params(self) -> dict[str, Any]:
-        return {"model": self.folder / "reader"}
+class TestEmbeddingsUnit(Reader, EmbeddingsUnitTests):
+    pass
 
 
-class TestEmbeddings(WithModels, EmbeddingsIntegrationTests):
-    @property
-    def embeddings_class(self) -> type[ScratchlmEmbeddings]:
-        return ScratchlmEmbeddings
-
-    @property
-    def embedding_model_params(self) -> dict[str, Any]:
-        return {"model": self.folder / "reader"}
+class TestEmbeddings(Reader, EmbeddingsIntegrationTests):
+    pass
 
 
 class TestVectorStore(VectorStoreIntegrationTests):
