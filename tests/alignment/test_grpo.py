@@ -157,6 +157,16 @@ def test_one_update_needs_no_log_probabilities_from_before() -> None:
         torch.testing.assert_close(slope, losses[1][1][name], atol=1e-6, rtol=1e-4)
 
 
+def test_a_group_computes_its_prompt_once() -> None:
+    prompt = list(range(1, 8))
+    group = [Rollout(0, prompt, [n, 2], [True] * 2, [0.0] * 2, "length", "") for n in (1, 2, 3)]
+    table = SampledTokens.of(group, CPU.device)
+    numbers = torch.arange(3).numpy()
+    (batch,) = table.batches(numbers, grpo(policy()).train, CPU)
+    assert table.tokens(numbers) == 3 * (len(prompt) + 1)
+    assert batch.ids.numel() == len(prompt) - 1 + 3 * 2
+
+
 def test_forced_tokens_are_not_learned() -> None:
     """A tool's output in the midst of a completion is read and not trained."""
     model = policy()

@@ -178,6 +178,13 @@ def test_the_passes_of_a_step_are_alike() -> None:
         assert min(sizes) >= 56
 
 
+def test_rows_of_like_length_take_as_few_passes_as_may_be_and_passes_of_like_size() -> None:
+    (whole,) = Plan(examples_of([35] * 8), 8, 256, method="length").step(0)
+    assert whole.ids.shape == (8, 35)
+    uneven = Plan(examples_of([10] * 7), 7, 48, method="length").step(0)
+    assert sorted(batch.rows for batch in uneven) == [3, 4]  # and not 5 and 2
+
+
 def test_packing_is_chosen_where_lengths_differ_and_not_where_they_do_not() -> None:
     mixed = examples_of(np.random.default_rng(0).geometric(1 / 23, 500).clip(2, 128))
     plan = Plan(mixed, 8, 512)

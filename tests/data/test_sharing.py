@@ -123,6 +123,16 @@ def test_a_group_that_fits_a_pass_is_one() -> None:
     assert shared.sizes(0) == whole.sizes(0)
 
 
+def test_a_group_that_does_not_fit_a_pass_is_parted() -> None:
+    random = np.random.default_rng(0)
+    prompt = random.integers(1, 23, 12).tolist()
+    examples = examples_of([(prompt, random.integers(1, 23, 4).tolist()) for _ in range(8)])
+    for method in ("auto", "pack", "length"):
+        batches = Plan(examples, rows=8, tokens=24, method=method, shares=True).step(0)  # type: ignore[arg-type]
+        assert max(batch.ids.numel() for batch in batches) <= 24 * 1.125
+        assert sum(batch.ids.numel() for batch in batches) < 8 * 15
+
+
 def test_pairs_stay_together_and_share_their_prompts() -> None:
     torch.manual_seed(0)
     model = build_model(ModelConfig(architecture="decoder", **SMALL))

@@ -31,6 +31,8 @@ def test_questions_are_the_rarest_words_of_a_sentence() -> None:
     }  # fmt: skip
     for one in found:
         assert set(one.text.split()) <= set("\n".join(TEXTS)[one.start : one.end].replace(".", "").split())
+    places = {"\n".join(TEXTS)[one.start : one.end] for one in found}
+    assert places == {"The Halden bridge was opened by a queen in winter.", TEXTS[2]}  # the sentence, not its passage
     assert make_questions(hits_of(TEXTS)) == found
     assert len(make_questions(hits_of(TEXTS), 1)) == 1
 

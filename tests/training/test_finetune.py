@@ -250,6 +250,17 @@ def test_a_preset_is_made_anew_with_a_vocabulary_of_the_rows(bases: Path, tmp_pa
         assert opened.tokenizer.fingerprint == result.tuning.tokenizer.fingerprint
 
 
+def test_a_preset_takes_larger_steps_than_a_model_that_has_learned(bases: Path, tmp_path: Path) -> None:
+    def rate(model: str, **given: Any) -> float:
+        asked = Question(model, str(bases / "lm.jsonl"), None, "full")
+        small = {"steps": 1, "max_length": 32, "eval_prompts": 0}
+        found = tune(asked, tmp_path / Path(model).name, settings=small | given, reporter=QUIET)
+        return found.tuning.config.learning_rate
+
+    assert rate("tinygpt", width=16, layers=1, heads=2) == 1e-3
+    assert rate(str(bases / "llama")) == 5e-5
+
+
 @pytest.mark.parametrize("first", ["lora", "qlora", "full"])
 @pytest.mark.parametrize("second", ["lora", "qlora", "full"])
 def test_what_was_tuned_is_tuned_further(first: str, second: str, bases: Path, tmp_path: Path) -> None:
