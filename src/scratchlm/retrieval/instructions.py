@@ -14,9 +14,9 @@ import unicodedata
 
 _MARKS = re.compile(
     r"<\s*[|｜]\s*[^<>\n]{0,60}?[|｜]\s*>"
-    r"|</?s>|\[/?(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS)\]|<</?SYS>>"
+    r"|</?s>|\[/?(?:INST|SYS|SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|ARGS)\]|<</?SYS>>"
     r"|</?(?:start_of_turn|end_of_turn|bos|eos|pad|unk|system|assistant|user|human|"
-    r"instructions?|prompt|tool_call)\b[^<>]{0,40}>"
+    r"instructions?|prompt|tool_call|tool_response)\b[^<>]{0,40}>"
     r"|\[(?:CLS|SEP|MASK|PAD|UNK)\]",
     re.IGNORECASE,
 )
@@ -145,7 +145,13 @@ def neutral(text: str) -> str:
     """The text as a prompt may hold it: without invisible characters, and with a space in each mark that a chat
     template could take for a turn or a special token, ``< |im_start| >``."""
     plain = "".join(c for c in visible(text) if c in "\n\t" or unicodedata.category(c) != "Cc")
-    return _MARKS.sub(lambda found: _apart(found[0]), plain)
+    return marks_apart(plain)
+
+
+def marks_apart(text: str) -> str:
+    """The text with a space in each mark that a chat template could take for a turn, a call or a special token, and
+    otherwise as it was."""
+    return _MARKS.sub(lambda found: _apart(found[0]), text)
 
 
 def shown(text: str) -> str:
