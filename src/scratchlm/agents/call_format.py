@@ -194,12 +194,12 @@ def format_of(tokenizer: Tokenizer) -> CallFormat:
     """
     if tokenizer.chat_template is None:
         raise UserError("this model has no chat template, so it cannot call tools; give a chat model")
-    return _format_of(tokenizer)
+    return _format_of(tokenizer, tokenizer.chat_template)
 
 
 @lru_cache(maxsize=16)
-def _format_of(tokenizer: Tokenizer) -> CallFormat:
-    named = _named(tokenizer.chat_template or "")
+def _format_of(tokenizer: Tokenizer, template: str) -> CallFormat:
+    named = _named(template)
     if named is not None and _shows(tokenizer, named):
         return named
     render_chat(tokenizer, [{"role": "user", "content": _NAME}], add_generation_prompt=True)
@@ -246,11 +246,11 @@ def _shows(tokenizer: Tokenizer, form: CallFormat) -> bool:
     ]
     try:
         given, tools = form.prompt(messages, [tool])
-        text = render_chat(tokenizer, given, tools=tools, add_generation_prompt=True).text
+        text = render_chat(tokenizer, given, tools=tools, add_generation_prompt=True, masked=False).text
     except UserError:
         return False
-    before, found, _ = text.rpartition("probe_value")
-    return bool(found) and "Probes." in text and "probe_result" in text and form.opening in before
+    wanted = "".join(form.write([call]).split()).partition('"}')[0]
+    return wanted in "".join(text.split()) and "Probes." in text and "probe_result" in text
 
 
 def describe(tools: Sequence[Mapping[str, Any]]) -> str:

@@ -49,7 +49,7 @@ def begin_reply(
     """
     if max_new_tokens < 0 or speculate < 0:
         raise UserError("max_new_tokens and speculate cannot be negative; give 0 or more")
-    chat = render_chat(tokenizer, messages, add_generation_prompt=True)
+    chat = render_chat(tokenizer, messages, add_generation_prompt=True, masked=False)
     context = engine.backend.context
     if len(chat.ids) >= context:
         raise UserError(

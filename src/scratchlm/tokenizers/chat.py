@@ -33,6 +33,7 @@ def render_chat(
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = False,
     template: str | None = None,
+    masked: bool = True,
 ) -> Chat:
     """Render ``messages`` by the tokenizer's chat template, or by ``template``.
 
@@ -44,6 +45,7 @@ def render_chat(
     Args:
         tools: JSON schemas of functions, for templates that show them.
         add_generation_prompt: end the text where the assistant begins to answer.
+        masked: False where nothing is learned: turns that cannot be told apart are then no error, only not marked.
 
     Raises:
         UserError: no template, messages of the wrong form, a template that refuses them or does too much, or one in
@@ -58,7 +60,7 @@ def render_chat(
         text, spans = rendering(checked, add_generation_prompt, marks=True)
     else:
         text, _ = rendering(checked, add_generation_prompt)
-        spans = _Turns(rendering, checked, text, add_generation_prompt).spans()
+        spans = _Turns(rendering, checked, text, add_generation_prompt).spans(masked)
     ids, mask = _tokens(tokenizer, text, spans)
     return Chat(text, ids, mask)
 
@@ -90,13 +92,15 @@ class _Turns:
     def __init__(self, render: _Rendering, messages: list[dict[str, Any]], text: str, prompt: bool) -> None:
         self._render, self._messages, self._text, self._prompt = render, messages, text, prompt
 
-    def spans(self) -> list[Span]:
+    def spans(self, all_of_them: bool = True) -> list[Span]:
         found: list[Span] = []
         for number, message in enumerate(self._messages):
             if message["role"] != "assistant":
                 continue
             start, end = self._start(number), self._end(number)
             if start is None or end is None or end < start or (found and start < found[-1][1]):
+                if not all_of_them:
+                    continue
                 raise UserError(
                     f"the chat template hides where the answer of message {number + 1} begins or ends; "
                     "put {% generation %} and {% endgeneration %} around the assistant's text in it"
