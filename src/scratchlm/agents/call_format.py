@@ -84,6 +84,7 @@ class CallFormat:
 
     def _plain(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         made: list[dict[str, Any]] = []
+        results: list[str] = []
         system = "\n\n".join(str(message["content"]) for message in messages if message["role"] == "system")
         for message in messages:
             content = message.get("content") or ""
@@ -91,15 +92,17 @@ class CallFormat:
                 calls = [_call_of(call) for call in message.get("tool_calls") or []]
                 made.append({"role": "assistant", "content": "\n".join(filter(None, [content, self.write(calls)]))})
             elif message["role"] == "tool":
-                result = f"<tool_response>\n{marks_apart(content)}\n</tool_response>"
-                if made and made[-1].get("results"):  # those of several calls are one message: turns alternate
-                    made[-1]["content"] += f"\n{result}"
-                else:
-                    made.append({"role": "user", "content": result, "results": True})
+                results.append(f"<tool_response>\n{marks_apart(content)}\n</tool_response>")
+                if len(results) > 1:
+                    made.pop()
+                made.append({"role": "user", "content": "\n".join(results)})
+                continue
+            elif message["role"] != "system" and made and made[-1]["role"] == message["role"]:
+                made[-1]["content"] += f"\n\n{content}"  # for templates in which turns must alternate
             elif message["role"] != "system":
                 made.append({"role": message["role"], "content": content})
+            results = []
         system = "\n\n".join(filter(None, [system, describe(tools) if tools else ""]))
-        made = [{"role": one["role"], "content": one["content"]} for one in made]
         if not system:
             return made
         if self.system:

@@ -56,9 +56,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     _sync_folder(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
-    write_atomically(path, lambda partial: _write_text(partial, text))
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write a small text file atomically; with ``mode`` nobody has other rights to it at any time."""
+    write_atomically(path, lambda partial: _write_text(partial, text, mode))
 
 
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -123,7 +123,10 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str, mode: int | None) -> None:
+    if mode is not None:
+        path.unlink(missing_ok=True)
+        path.touch(mode)
     path.write_text(text, encoding="utf-8")
 
 
