@@ -21,7 +21,7 @@ _UNSURE = (
 )
 
 
-class Waiting(Exception):
+class Waiting(Exception):  # noqa: N818 (nothing is wrong)
     """A call needs someone's leave, and there is nobody to ask."""
 
 
@@ -94,7 +94,12 @@ class Caller:
             with ThreadPoolExecutor(len(calls)) as pool:
                 outcomes = list(pool.map(lambda one: one[1].run(one[0].arguments), calls))
         for (record, _), outcome in zip(calls, outcomes, strict=True):
-            record.result, record.failed, record.seconds, record.made = outcome.text, outcome.failed, outcome.seconds, True
+            record.result, record.failed, record.seconds, record.made = (
+                outcome.text,
+                outcome.failed,
+                outcome.seconds,
+                True,
+            )
             self._tell("result", record)
         calls.clear()
 
@@ -104,11 +109,12 @@ class Caller:
             return f"error: this call could not be read: {record.fault}"
         if tool is None:
             near = difflib.get_close_matches(record.name, self._tools, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            return f"error: there is no tool {record.name[:80]!r}{meant} The tools are: {', '.join(self._tools) or 'none'}"
+            meant = f"did you mean {near[0]}? " if near else ""
+            names = ", ".join(self._tools) or "none"
+            return f"error: there is no tool {record.name[:80]!r}; {meant}the tools are: {names}"
         if number >= self._settings.most_calls:
             return f"error: these are too many calls at once; at most {self._settings.most_calls} are made in a turn"
-        if record.begun and tool.effects and not (said := self._asked(record, "again")) is True:
+        if record.begun and tool.effects and (said := self._asked(record, "again")) is not True:
             record.made = True  # perhaps
             return said or _UNSURE
         return None if record.begun else self._repeated(state, record)

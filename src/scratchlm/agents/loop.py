@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scratchlm.agents.call_format import call_id
 from scratchlm.agents.calling import Caller, Waiting
 from scratchlm.agents.memory import fit_messages
-from scratchlm.agents.model import AgentModel, Choice, Reply
+from scratchlm.agents.model import AgentModel, Choice, Reply, ToolCall
 from scratchlm.agents.settings import AgentSettings, Ask, Event, OnEvent
 from scratchlm.agents.state import CallRecord, State, Step
 
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from scratchlm.agents.tool import Tool
 
 _EMPTY = "You gave no answer. Answer the task, or call a tool."
-_MOST_EMPTY = 2
+_MOST_EMPTY, _LONGEST_NAME, _LONGEST_ARGUMENTS = 2, 200, 100_000
 
 
-class _Stopped(Exception):
+class _Stopped(Exception):  # noqa: N818 (nothing is wrong)
     """The run ends in the middle of a turn."""
 
 
@@ -128,7 +129,8 @@ class _Run:
             sampling=settings.sampling,
             on_text=self._heard,
         )
-        records = [CallRecord(f"call{len(state.calls) + n:05d}", c.name, c.arguments, c.fault) for n, c in enumerate(reply.calls, 1)]
+        first = len(state.calls) + 1
+        records = [_record(call_id(n), call) for n, call in enumerate(reply.calls, first)]
         step = Step(number, reply.text, reply.raw, records, str(choice), reply.finish_reason)
         step.prompt_tokens, step.completion_tokens = reply.prompt_tokens, reply.completion_tokens
         step.seconds, step.began = reply.seconds, began
@@ -169,7 +171,8 @@ class _Run:
         said: dict[str, Any] = {"role": "assistant", "content": step.text if read else step.raw or step.text}
         if read:
             said["tool_calls"] = [call.call().as_json() for call in read]
-        self.state.messages.append(said)
+        if said["content"] or read:
+            self.state.messages.append(said)
         for call in read:
             result = {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": call.result or ""}
             self.state.messages.append(result)
@@ -239,4 +242,13 @@ class _Run:
 
     def _emit(self, kind: Any, **more: Any) -> None:
         if self._on_event is not None:
-            self._on_event(Event(kind, self.state, len(self.state.steps), **more))
+            number = len(self.state.steps) + (kind in ("step", "text"))  # a turn that is not there yet
+            self._on_event(Event(kind, self.state, number, **more))
+
+
+def _record(number: str, call: ToolCall) -> CallRecord:
+    """A call as it is kept; one beyond all measure is not kept whole."""
+    for part, text, most in (("name", call.name, _LONGEST_NAME), ("arguments", call.arguments, _LONGEST_ARGUMENTS)):
+        if len(text) > most:
+            return CallRecord(number, "", "", f"{len(text):,} characters of {part} are too many (at most {most:,})")
+    return CallRecord(number, call.name, call.arguments, call.fault)

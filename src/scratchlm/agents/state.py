@@ -19,8 +19,8 @@ from scratchlm.errors import UserError
 from scratchlm.reading import read_text
 
 Status = Literal["running", "waiting", "done", "stopped"]
-"""``waiting``: for someone's leave to make a call; ``done``: there is an answer; ``stopped``: there is none, or only what
-was there when a budget ended."""
+"""``waiting``: for someone's leave to make a call; ``done``: there is an answer; ``stopped``: there is none, or only
+what was there when a budget ended."""
 VERSION = 1
 
 
