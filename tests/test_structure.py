@@ -18,6 +18,7 @@ ROOMS = (
     "ranges",
     "pause",
     "reading",
+    "importing",
     "cache",
     "tokenizers",
     "data",

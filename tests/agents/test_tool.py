@@ -129,7 +129,7 @@ def test_sphinx_docstrings_and_partials() -> None:
     assert tool(scale).description == "Scale."
     about = {key: one["description"] for key, one in tool(scale).parameters["properties"].items()}
     assert about == {"amount": "what to scale", "by": "how often"}
-    assert made.run('{"amount": 0.1}').text == '"0.3"'
+    assert made.run('{"amount": 0.1}').text == "0.3"
 
 
 def test_a_type_that_contains_itself_keeps_its_reference() -> None:
@@ -184,15 +184,15 @@ def test_a_coroutine_is_cancelled_at_its_time() -> None:
         ({"a": Decimal("1.50")}, '{"a": "1.50"}'),
         (Point(1), '{"x": 1, "y": 2.0}'),
         (Node(value=1), '{"value": 1, "children": []}'),
-        (datetime.date(2024, 2, 29), '"2024-02-29"'),
+        (datetime.date(2024, 2, 29), "2024-02-29"),
         (
             {
                 1,
             },
             "[1]",
         ),
-        (b"\xff", '"_w=="'),
-        (1j, '"1j"'),
+        (b"\xff", "_w=="),
+        (1j, "1j"),
         ("half \ud800", "half ?"),
     ],
     ids=lambda value: ascii(value)[:20],
@@ -301,7 +301,7 @@ def itself() -> list[Any]:
         (raises(RecursionError("too deep")), "RecursionError: too deep"),
         (raises(MemoryError()), "MemoryError"),
         (raises(ExceptionGroup("two", [ValueError("a")])), "ExceptionGroup: two (1 sub-exception)"),
-        (raises(OSError("x" * 1_000)), f"OSError: {'x' * 297}..."),
+        (raises(OSError("x" * 1_000)), f"OSError: {'x' * 200}"),
         (lambda _: UnprintableValue(), "RuntimeError: no text"),
         (lambda _: itself(), "Circular reference detected (id repeated)"),
         (lambda _: {}["missing"], "KeyError: 'missing'"),

@@ -78,7 +78,7 @@ def from_function(
         adapter = TypeAdapter[dict[str, Any]](shape)
         schema = adapter.json_schema()
     except (PydanticUserError, TypeError, ValueError, NameError, RecursionError) as error:
-        raise UserError(f"the types of the tool {name} have no JSON Schema: {said(error)}") from error
+        raise UserError(f"the types of the tool {name} have no JSON Schema: {message(error)}") from error
     schema = tidy(schema)
     schema.setdefault("properties", {})
     for key, value in schema["properties"].items():
@@ -93,9 +93,9 @@ def _signature(function: Callable[..., Any], name: str) -> Mapping[str, inspect.
     try:
         return inspect.signature(function, eval_str=True).parameters
     except (TypeError, ValueError) as error:
-        raise UserError(f"the tool {name} has no signature to read: {said(error)}") from error
+        raise UserError(f"the tool {name} has no signature to read: {message(error)}") from error
     except Exception as error:  # a type that is written as text is run, and may be anything
-        raise UserError(f"a type of the tool {name} cannot be read: {said(error)}") from error
+        raise UserError(f"a type of the tool {name} cannot be read: {message(error)}") from error
 
 
 def _plain(value: Any) -> bool:
@@ -156,7 +156,7 @@ def _circular(name: str, definitions: Mapping[str, Any]) -> bool:
     return False
 
 
-def said(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     """An error's message on one line."""
     text = " ".join(str(error).split())
     return f"{text[:297]}..." if len(text) > 300 else text or type(error).__name__

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
-from scratchlm.agents.parameters import from_function, said
+from scratchlm.agents.parameters import from_function, message
 from scratchlm.errors import UserError
+from scratchlm.importing import said
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
 _GRACE, _LARGEST, _TOLD = 0.5, 1_000_000, 3
@@ -76,7 +77,7 @@ class Tool:
         try:
             Draft.check_schema(self.parameters)
         except (SchemaError, RecursionError, re.error) as error:
-            text = error.message if isinstance(error, SchemaError) else said(error)
+            text = error.message if isinstance(error, SchemaError) else message(error)
             raise UserError(f"the JSON Schema of the tool {self.name} is wrong: {text[:200]}") from error
 
     def schema(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class Tool:
             except _BadArguments as error:
                 box.append((str(error), True, None))
             except TimeoutError as error:
-                text = said(error) if str(error) else self._late()
+                text = message(error) if str(error) else self._late()
                 box.append((text, True, None))
             except BaseException as error:  # SystemExit too: a tool does not end the program
                 box.append((_failure(error), True, None))
@@ -143,7 +144,7 @@ class Tool:
             try:
                 arguments = json.loads(arguments or "{}", parse_constant=_no_number)
             except (ValueError, RecursionError) as error:
-                raise _BadArguments(f"the arguments are no JSON ({said(error)}); {cure}") from error
+                raise _BadArguments(f"the arguments are no JSON ({message(error)}); {cure}") from error
         if not isinstance(arguments, Mapping):
             raise _BadArguments(f"the arguments are {_kind(arguments)}, not a JSON object; {cure}")
         wrong = []
@@ -216,30 +217,29 @@ async def _within(value: Any, seconds: float) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A tool's value as the text that a model reads: a text as it is, nothing as ``done``, the rest as JSON."""
-    if isinstance(value, str):
-        return value or "(empty)"
+    """A tool's value as the text that a model reads: a text as it is, nothing as ``done``, the rest as JSON, without
+    quotes where that is a text, as of a date."""
     if value is None:
         return "done"
-    from pydantic_core import to_jsonable_python
+    if not isinstance(value, str):
+        from pydantic_core import to_jsonable_python
 
-    return json.dumps(to_jsonable_python(value, fallback=str, bytes_mode="base64"), ensure_ascii=False)
+        value = to_jsonable_python(value, fallback=str, bytes_mode="base64")
+    return (value or "(empty)") if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _failure(error: BaseException) -> str:
     """In words for the model: a message that is meant to be read as it is, the rest with the error's kind."""
     try:
-        text = said(error)
+        return message(error) if type(error) in (UserError, ValueError) else said(error)
     except Exception:  # an exception's own text may raise
-        text = type(error).__name__
-    plain = type(error) in (UserError, ValueError) or text == type(error).__name__
-    return text if plain else f"{type(error).__name__}: {text}"
+        return type(error).__name__
 
 
 def _pydantic_says(error: ValueError) -> str:
     errors = getattr(error, "errors", None)
     if errors is None:
-        return said(error)
+        return message(error)
     told = errors(include_url=False, include_input=False, include_context=False)[:_TOLD]
     return "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in told)
 

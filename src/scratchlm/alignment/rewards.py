@@ -9,9 +9,6 @@ A reward takes prompts, completions and whatever columns the rows have, and give
 from __future__ import annotations
 
 import ast
-import difflib
-import importlib
-import importlib.util
 import inspect
 import math
 import sys
@@ -20,7 +17,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,13 +27,12 @@ from scratchlm.alignment.checks import CHECKS, MissingColumn
 from scratchlm.alignment.reward_model import RewardModel
 from scratchlm.checkpoints.catalogue import entries
 from scratchlm.errors import UserError
+from scratchlm.importing import FAILURES, load_named, said
 from scratchlm.tokenizers import Tokenizer
 
 Reward = Callable[..., Iterable[float]]
 """Of prompts (N), completions (N) and columns, each a list of N, by their names: N numbers."""
 _PREFIX, _SHOWN = "check:", 80
-_FAILURES = (Exception, SystemExit)
-"""Of a user's code, which must not end the program without a word. What it prints goes to stderr: stdout is ours."""
 _FORMS = "file.py:function, module:function, check:NAME, or a reward model's folder"
 
 
@@ -63,12 +58,7 @@ def load_reward(spec: str, tokenizer: Tokenizer | None = None) -> Reward:
         return RewardModel.load(spec)
     if not place or not name.isidentifier():
         raise UserError(f"{spec!r} names no reward; give {_FORMS}")
-    module = _file(Path(place)) if place.endswith(".py") else _module(place)
-    found = getattr(module, name, None)
-    if found is None:
-        near = difflib.get_close_matches(name, [one for one in vars(module) if not one.startswith("_")], 1)
-        cure = f"did you mean {near[0]!r}?" if near else "name a function in it"
-        raise UserError(f"{place} has no {name!r}; {cure}")
+    found = load_named(place, name, "reward", "rewards.py:polite", _FORMS)
     if not callable(found) or isinstance(found, type):
         raise UserError(f"{spec} is no function; a reward is called with prompts, completions and columns")
     reward: Reward = found
@@ -178,7 +168,7 @@ def _scored(
         found = ask(slice(None))
     except (MissingColumn, _NoList):
         raise
-    except _FAILURES as error:
+    except FAILURES as error:
         raise UserError(_failure(name, error, ask, len(completions), where)) from error
     if len(found) != len(completions):
         few = len(found) < len(completions)
@@ -203,9 +193,9 @@ def _failure(
     for row in range(count):
         try:
             ask(slice(row, row + 1))
-        except _FAILURES as again:
-            return f"the reward {name} raises {_said(again)} at {where(row)}; mend it"
-    return f"the reward {name} raises {_said(error)} at {count} rows together, the first {where(0)}; mend it"
+        except FAILURES as again:
+            return f"the reward {name} raises {said(again)} at {where(row)}; mend it"
+    return f"the reward {name} raises {said(error)} at {count} rows together, the first {where(0)}; mend it"
 
 
 def _taken(name: str, reward: Reward, columns: dict[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
@@ -241,11 +231,6 @@ def _short(value: Any) -> str:
         text = f"a {type(value).__name__}"
     text = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
     return f'"{text}"' if isinstance(value, str) else text
-
-
-def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def _names(specs: Sequence[str]) -> tuple[str, ...]:
@@ -294,29 +279,3 @@ def _call(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
         raise UserError(
             f'{_short(spec)} is no check; write {_PREFIX}NAME or {_PREFIX}NAME(...), such as {_PREFIX}regex(r"[0-9]+")'
         ) from error
-
-
-def _file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; name the file of the reward's function, such as rewards.py:polite")
-    name = f"_scratchlm_rewards_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # where its own dataclasses look for it
-    try:
-        with redirect_stdout(sys.stderr):
-            found.loader.exec_module(module)
-    except _FAILURES as error:
-        del sys.modules[name]
-        raise UserError(f"{path} cannot be imported: {_said(error)}; mend it") from error
-    return module
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        with redirect_stdout(sys.stderr):
-            return importlib.import_module(name)
-    except _FAILURES as error:
-        raise UserError(f"the module {name} cannot be imported: {_said(error)}; give {_FORMS}") from error
