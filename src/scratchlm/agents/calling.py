@@ -69,7 +69,7 @@ class Caller:
             if said is None and tool is not None:
                 said = self._unapproved(record, tool)
             if said is not None or tool is None:
-                record.result, record.failed = said or "", (said or "").startswith("error:")
+                record.result, record.failed = said or "", not record.made and (said or "").startswith("error:")
                 self._tell("result", record)
             elif tool.effects:
                 self._make(together)
@@ -115,7 +115,7 @@ class Caller:
         if number >= self._settings.most_calls:
             return f"error: these are too many calls at once; at most {self._settings.most_calls} are made in a turn"
         if record.begun and tool.effects and (said := self._asked(record, "again")) is not True:
-            record.made = True  # perhaps
+            record.made = True  # perhaps, so that it does not happen by a second call either
             return said or _UNSURE
         return None if record.begun else self._repeated(state, record)
 

@@ -16,7 +16,7 @@ from scratchlm.agents.calling import Caller, Waiting
 from scratchlm.agents.memory import fit_messages
 from scratchlm.agents.model import AgentModel, Choice, Reply, ToolCall
 from scratchlm.agents.settings import AgentSettings, Ask, Event, OnEvent
-from scratchlm.agents.state import CallRecord, State, Step
+from scratchlm.agents.state import CallRecord, State, StateFile, Step
 
 if TYPE_CHECKING:
     from scratchlm.agents.tool import Tool
@@ -71,7 +71,8 @@ class _Run:
         file: Path | None,
     ) -> None:
         self.state, self._model, self._settings = state, model, settings
-        self._on_event, self._ask, self._cancel, self._file = on_event, ask, cancel, file
+        self._on_event, self._ask, self._cancel = on_event, ask, cancel
+        self._file = None if file is None else StateFile(file)
         self._schemas = [tool.schema() for tool in tools]
         self._caller = Caller(
             tools,
@@ -101,11 +102,14 @@ class _Run:
                     self._caller.finish(state, step)
                     self._told(step)
                 self._count_time()
-                self._save()
+                self._save(wait=False)
         except Waiting:
             self._end("waiting", "approval")
         except _Stopped as stopped:
             self._end("stopped", str(stopped))
+        except BaseException:
+            self._save()  # as it was after the last finished step, or with the calls of the one that is not
+            raise
         self._emit("end")
         return state
 
@@ -236,9 +240,9 @@ class _Run:
         self._count_time()
         self._save()
 
-    def _save(self) -> None:
+    def _save(self, wait: bool = True) -> None:
         if self._file is not None:
-            self.state.save(self._file)
+            self._file.save(self.state, wait=wait)
 
     def _emit(self, kind: Any, **more: Any) -> None:
         if self._on_event is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from scratchlm.agents.model import ToolCall
-from scratchlm.checkpoints.files import disk_errors, write_text
+from scratchlm.checkpoints.files import disk_errors, make_durable, write_text
 from scratchlm.errors import UserError
 from scratchlm.reading import read_text
 
@@ -127,16 +128,6 @@ class State:
             raise ValueError("its task or its messages have another form")
         return made
 
-    def save(self, path: Path) -> None:
-        """Write it, whole or not at all. The file holds all that tools have said; only its owner can read it.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        with disk_errors(str(path), "choose another place for the state"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(self.as_json(), ensure_ascii=False), mode=0o600)
-
     @classmethod
     def load(cls, path: Path) -> State:
         """Read it.
@@ -153,3 +144,34 @@ class State:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             line = " ".join(str(error).split())[:120]
             raise UserError(f"{path} is no state of an agent's run ({line}); give the file of --state") from error
+
+
+class StateFile:
+    """Where the state of a run is kept: written whole or not at all, so that it outlives the program's end at any
+    moment. That of the computer, too, once it is safe on the disk, which takes longer: the model need not wait for it,
+    a call with effects does.
+
+    Args:
+        path: of the file. It holds all that tools have said; only its owner can read it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pool = ThreadPoolExecutor(1, "state")
+        self._syncing: Future[None] | None = None
+
+    def save(self, state: State, *, wait: bool = True) -> None:
+        """Write a state down; with ``wait`` it is safe on the disk when this returns.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with disk_errors(str(self.path), "choose another place for the state"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(state.as_json(), ensure_ascii=False), mode=0o600, durable=False)
+            if wait or self._syncing is None or self._syncing.done():
+                if self._syncing is not None:
+                    self._syncing.result()
+                self._syncing = self._pool.submit(make_durable, self.path)
+            if wait:
+                self._syncing.result()

@@ -43,22 +43,31 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """``write`` makes a file beside ``path``, which then takes its name, once it is safe on the disk."""
+def write_atomically(path: Path, write: Callable[[Path], None], *, durable: bool = True) -> None:
+    """``write`` makes a file beside ``path``, which then takes its name, once it is safe on the disk. If it is not to
+    be ``durable``, a power failure may still lose it, until :func:`make_durable`; the end of the program may not."""
     partial = partial_of(path)
     try:
         write(partial)
-        _sync_file(partial)
+        if durable:
+            _sync_file(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def make_durable(path: Path) -> None:
+    """Wait until a file and its name are safe on the disk."""
+    _sync_file(path)
     _sync_folder(path.parent)
 
 
-def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+def write_text(path: Path, text: str, *, mode: int | None = None, durable: bool = True) -> None:
     """Write a small text file atomically; with ``mode`` nobody has other rights to it at any time."""
-    write_atomically(path, lambda partial: _write_text(partial, text, mode))
+    write_atomically(path, lambda partial: _write_text(partial, text, mode), durable=durable)
 
 
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
