@@ -9,8 +9,8 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from scratchlm.errors import UserError
@@ -21,6 +21,16 @@ _CHARACTERS, _MESSAGE_TOKENS = 3, 8
 """Of a token at least, in most scripts, and tokens that a message takes beside its text: the endpoint's tokenizer is
 not known, so that the count is an estimate that is rather too high."""
 _SHOWN = 120
+
+
+class Part(NamedTuple):
+    """A piece of an answer."""
+
+    message: dict[str, Any]
+    """Of the assistant's message: "content", "tool_calls"; of a stream what is new of them."""
+    finish_reason: str | None
+    usage: dict[str, Any]
+    """How many tokens were read and written, where the endpoint says it; mostly in the last piece."""
 
 
 class Endpoint:
@@ -83,21 +93,30 @@ class Endpoint:
             "stream": True,
         }
         pieces: list[str] = []
-        try:
-            with self._open(body) as answer:
-                for piece in self._pieces(answer):
-                    pieces.append(piece)
-                    if on_text is not None:
-                        on_text(piece)
-        except TimeoutError as error:
-            raise self._late() from error
-        except (OSError, http.client.HTTPException) as error:
-            raise UserError(f"the endpoint {self.url} broke off its answer ({_reason(error)}); ask again") from error
+        for part in self.parts(body):
+            if isinstance(text := part.message.get("content"), str) and text:
+                pieces.append(text)
+                if on_text is not None:
+                    on_text(text)
         if not pieces:
             raise UserError(f"the endpoint {self.url} gave an empty answer; try another model than {self.name}")
         return "".join(pieces)
 
-    def _open(self, body: dict[str, Any]) -> http.client.HTTPResponse:
+    def parts(self, body: Mapping[str, Any]) -> Iterator[Part]:
+        """The parts of the answer to a request as they come; one where the endpoint does not stream.
+
+        Raises:
+            UserError: as :meth:`chat`, but for an empty answer.
+        """
+        try:
+            with self._open(body) as answer:
+                yield from self._read(answer)
+        except TimeoutError as error:
+            raise self._late() from error
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(f"the endpoint {self.url} broke off its answer ({_reason(error)}); ask again") from error
+
+    def _open(self, body: Mapping[str, Any]) -> http.client.HTTPResponse:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -117,38 +136,36 @@ class Endpoint:
             ) from error
         return opened
 
-    def _pieces(self, answer: http.client.HTTPResponse) -> Iterator[str]:
-        """The text as it comes: of a stream of events, or of one JSON object where the endpoint does not stream."""
+    def _read(self, answer: http.client.HTTPResponse) -> Iterator[Part]:
         if "event-stream" not in answer.headers.get("Content-Type", ""):
-            yield from self._text(answer.read(), "message")
+            yield self._part(answer.read(), "message")
             return
         ended = False
         for line in answer:
             field, _, value = line.strip().partition(b":")
-            if field != b"data" or ended:
+            if field != b"data":
                 continue
             if value.strip() == b"[DONE]":
-                ended = True
-                continue
-            yield from self._text(value, "delta")
-            ended = ended or b'"finish_reason": "' in value or b'"finish_reason":"' in value
+                return
+            part = self._part(value, "delta")
+            ended = ended or part.finish_reason is not None
+            yield part
         if not ended:
             raise http.client.IncompleteRead(b"")
 
-    def _text(self, data: bytes, part: str) -> Iterator[str]:
+    def _part(self, data: bytes, name: str) -> Part:
         try:
             given = json.loads(data)
             if isinstance(given, dict) and given.get("error"):
                 raise UserError(f"the endpoint {self.url} says: {_said(data)}")
-            choices = given["choices"]
-            text = choices[0][part].get("content") if choices else None
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            choice = given["choices"][0] if given["choices"] else {name: {}}
+            usage, reason = given.get("usage"), choice.get("finish_reason")
+            return Part(dict(choice[name]), reason, usage if isinstance(usage, dict) else {})
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             start = " ".join(data[:_SHOWN].decode("utf-8", "replace").split())
             raise UserError(
                 f"the endpoint {self.url} answers in no form of OpenAI's ({start!r}); see that its address ends in /v1"
             ) from error
-        if isinstance(text, str) and text:
-            yield text
 
     def _refused(self, error: urllib.error.HTTPError) -> UserError:
         try:
