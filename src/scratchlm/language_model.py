@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from scratchlm.evaluation.evaluate import Windows, evaluate_pairs, evaluate_run
 from scratchlm.generation.beam import FoundText, search_text
 from scratchlm.generation.build import build_engine, build_file_engine, default_precision
 from scratchlm.generation.chat import reply
+from scratchlm.generation.constraints import Grammar, grammar_of
 from scratchlm.generation.engine import Engine, Token
 from scratchlm.generation.fill import MASK, fill
 from scratchlm.generation.generate import Generation, OnText, generate
@@ -123,32 +124,26 @@ class LanguageModel:
         on_text: OnText | None = None,
         log_probabilities: int | None = None,
         speculate: int = 0,
+        schema: Mapping[str, Any] | bool | str | None = None,
+        grammar: Grammar | None = None,
     ) -> list[Generation]:
         """Continue a text; of an encoder-decoder, answer it.
 
         ``temperature`` is 0.8 unless given. An encoder-decoder, which has one right answer, is greedy unless a
         temperature or several samples are asked for. For the rest see
-        :class:`~scratchlm.generation.sampling.SamplingConfig` and :func:`~scratchlm.generation.generate.generate`.
+        :class:`~scratchlm.generation.sampling.SamplingConfig` and :func:`~scratchlm.generation.generate.generate`. The
+        completion is JSON that fits ``schema``, or a text of ``grammar``, if one of them is given.
 
         Raises:
             UserError: a setting out of range, a text that the tokenizer does not know, or a model that does not
                 continue text.
         """
         answers = self.config.architecture == "seq2seq" and temperature is None and samples == 1
-        sampling = SamplingConfig(
-            temperature=0.8 if temperature is None else temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            greedy=greedy or answers,
-            seed=seed,
-        )
-        answerer = self.model if self.config.architecture == "seq2seq" else self.engine()
+        heat = 0.8 if temperature is None else temperature
+        sampling = SamplingConfig(heat, top_k, top_p, min_p, repetition_penalty, greedy or answers, seed)
         return generate(
-            answerer,
-            self.tokenizer,
-            prompt,
+            self.model if self.config.architecture == "seq2seq" else self.engine(),
+            *(self.tokenizer, prompt),
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop=stop,
@@ -156,6 +151,7 @@ class LanguageModel:
             on_text=on_text,
             log_probabilities=log_probabilities,
             speculate=speculate,
+            grammar=grammar_of(schema, grammar),
         )
 
     def chat(
@@ -167,23 +163,25 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         on_text: OnText | None = None,
         speculate: int = 0,
+        schema: Mapping[str, Any] | bool | str | None = None,
+        grammar: Grammar | None = None,
     ) -> Generation:
         """The assistant's answer to ``messages``, each a mapping with "role" and "content".
 
-        What the cache holds of the conversation is not read again. ``sampling`` is at temperature 0.8 unless given.
+        What the cache holds of the conversation is not read again. ``sampling`` is at temperature 0.8 unless given. The
+        answer is JSON that fits ``schema``, or a text of ``grammar``, if one of them is given.
 
         Raises:
             UserError: a model without a chat template, messages of the wrong form, or a setting out of range.
         """
         return reply(
-            self.engine(),
-            self.tokenizer,
-            messages,
+            *(self.engine(), self.tokenizer, messages),
             max_new_tokens=max_new_tokens,
             sampling=SamplingConfig(temperature=0.8) if sampling is None else sampling,
             stop=stop,
             on_text=on_text,
             speculate=speculate,
+            grammar=grammar_of(schema, grammar),
         )
 
     def search(self, prompt: str, *, beams: int, max_new_tokens: int = 100, best: int = 1) -> list[FoundText]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scratchlm.errors import UserError
+from scratchlm.generation.constraints import Grammar
 from scratchlm.generation.engine import Engine, Request, Ticket
 from scratchlm.generation.generate import Generation, OnText, finish_generation, spelling
 from scratchlm.generation.sampling import SamplingConfig
@@ -41,6 +42,7 @@ def begin_reply(
     stop: str | Sequence[str] = (),
     on_text: OnText | None = None,
     speculate: int = 0,
+    grammar: Grammar | None = None,
 ) -> Turn:
     """What :func:`reply` asks of the engine, for those who ask several things of it at a time.
 
@@ -61,6 +63,7 @@ def begin_reply(
         stops=(stop,) if isinstance(stop, str) else tuple(stop),
         on_text=None if on_text is None else lambda text: on_text(0, text),
         skip_special=True,
+        drop_space=grammar is not None,
     )
     end_ids = frozenset(tokenizer.eos_ids)
     request = Request(
@@ -71,6 +74,7 @@ def begin_reply(
         end_ids=end_ids,
         speculate=speculate,
         on_token=spelling(stream, end_ids),
+        constraint=None if grammar is None else grammar.constraint(tokenizer),
     )
     return Turn(request, Generation(chat.text, "", [], "length", seed), stream)
 
@@ -85,11 +89,13 @@ def reply(
     stop: str | Sequence[str] = (),
     on_text: OnText | None = None,
     speculate: int = 0,
+    grammar: Grammar | None = None,
 ) -> Generation:
     """The assistant's answer to ``messages``. Its turn's end token is not part of the text.
 
     Raises:
-        UserError: no chat template, messages of the wrong form, a conversation as long as the context, bad numbers.
+        UserError: no chat template, messages of the wrong form, a conversation as long as the context, bad numbers, a
+            grammar that cannot be spelled or needs more tokens.
     """
     turn = begin_reply(
         engine,
@@ -100,5 +106,6 @@ def reply(
         stop=stop,
         on_text=on_text,
         speculate=speculate,
+        grammar=grammar,
     )
     return turn.finish(engine.run([turn.request])[0])

@@ -9,102 +9,25 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scratchlm.errors import UserError
 from scratchlm.generation.backends import Backend
 from scratchlm.generation.lookup import propose
 from scratchlm.generation.native import Segment
-from scratchlm.generation.sampling import SamplingConfig, sample, uniform_stream
+from scratchlm.generation.request import FinishReason, Request, Ticket, Token
+from scratchlm.generation.sampling import SamplingConfig, sample
 
-FinishReason = Literal["stop", "end", "length", "cancelled"]
+__all__ = ["Engine", "FinishReason", "Request", "Ticket", "Token"]
 LEAST_SHARED = 16
 """Beginnings shorter than this are computed again rather than waited for."""
-
-
-@dataclass
-class Token:
-    """One token as it comes."""
-
-    id: int
-    log_probability: float | None = None
-    """Of the token in the model's own distribution (or that of the draws), in nats; None unless asked for."""
-    top: list[tuple[int, float]] = field(default_factory=list)
-    """The likeliest tokens and their log-probabilities, best first."""
-
-
-@dataclass
-class Request:
-    """What to continue and how.
-
-    Raises:
-        ValueError: from ``__post_init__``: no tokens, or a negative number.
-    """
-
-    ids: Sequence[int]
-    """The prompt, at least one token. Longer than the context, its end is read."""
-    max_new_tokens: int
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    seed: int = 0
-    """With ``sample`` it decides the draws; neither other requests nor the moment of arrival do."""
-    sample: int = 0
-    end_ids: frozenset[int] = frozenset()
-    """Tokens that end the text."""
-    log_probabilities: int | None = None
-    """None for none; 0 for the chosen tokens'; k for the k likeliest beside them."""
-    as_drawn: bool = False
-    """Whether these are of the distribution that is drawn from, the temperature worked in, not of the model's own."""
-    speculate: int = 0
-    """At most so many tokens are guessed from what the text has said before and checked in one pass. The text is the
-    same with and without."""
-    on_token: Callable[[Token], bool] | None = None
-    """Called for every token; True ends the text there ("stop")."""
-
-    def __post_init__(self) -> None:
-        if not self.ids:
-            raise ValueError("a request needs at least one token to continue")
-        if min(self.max_new_tokens, self.speculate, self.log_probabilities or 0) < 0:
-            raise ValueError("max_new_tokens, speculate and log_probabilities cannot be negative")
-
-
-class Ticket:
-    """A request on its way; what the caller holds to wait for, read or cancel it."""
-
-    def __init__(self, request: Request, context: int) -> None:
-        self.request = request
-        self.tokens: list[Token] = []
-        self.finish_reason: FinishReason | None = None
-        """None as long as it runs."""
-        self.window = list(request.ids[-context:])
-        """What the model sees: at most a context of tokens, the prompt's and the new ones."""
-        self.cancelled = False
-        """Whether its end was asked for; see :meth:`Engine.cancel`."""
-        self.slot = -1
-        self.fed = 0
-        """Tokens of the window that the slot holds."""
-        self.reused = 0
-        """Tokens of the prompt that were in the cache when it came."""
-        self.draft: list[int] = []
-        self.seen: set[int] = set(request.ids)
-        self._random = uniform_stream(request.seed, request.sample)
-        self._uniforms: list[float] = []
-
-    @property
-    def decoding(self) -> bool:
-        """Whether its prompt has been read: what is to be fed was sampled."""
-        return len(self.tokens) > 0 and self.fed == len(self.window) - 1
-
-    def uniforms(self, count: int) -> list[float]:
-        """The draws for the next ``count`` tokens; the same number always decides the same place of the text."""
-        first = len(self.tokens)
-        while len(self._uniforms) < first + count:
-            self._uniforms += self._random.random(64).tolist()
-        return self._uniforms[first : first + count]
 
 
 class Engine:
@@ -127,8 +50,14 @@ class Engine:
         self._clock = 0
 
     def submit(self, request: Request) -> Ticket:
-        """Take a request in; it is worked on by :meth:`step`."""
+        """Take a request in; it is worked on by :meth:`step`.
+
+        Raises:
+            UserError: its constraint needs more tokens than it has, or the vocabulary is another's.
+        """
         sequence = Ticket(request, self.backend.context)
+        if request.constraint is not None:
+            request.constraint.check(request.max_new_tokens, self.backend.vocab_size)
         if request.max_new_tokens == 0:
             sequence.finish_reason = "length"
             return sequence
@@ -142,10 +71,14 @@ class Engine:
 
     def run(self, requests: Sequence[Request]) -> list[Ticket]:
         """Submit requests and work until they have ended. If one is refused, none is left behind."""
-        sequences = [self.submit(request) for request in requests]
+        sequences: list[Ticket] = []
         try:
+            sequences += (self.submit(request) for request in requests)
             while any(sequence.finish_reason is None for sequence in sequences):
                 self.step()
+            for sequence in sequences:
+                if sequence.error is not None:
+                    raise sequence.error
         except BaseException:
             for sequence in sequences:
                 self._drop(sequence)
@@ -162,6 +95,11 @@ class Engine:
             raise RuntimeError("the engine is at work; its slots cannot be given away")
         self._held = [[] for _ in self._held]
 
+    @cached_property
+    def _worker(self) -> ThreadPoolExecutor:
+        """Makes the masks of constraints while the model computes."""
+        return ThreadPoolExecutor(1, "scratchlm-masks")
+
     @property
     def load(self) -> tuple[int, int]:
         """Requests that run, and requests that wait."""
@@ -174,6 +112,9 @@ class Engine:
         segments, chosen = self._plan()
         if not segments:
             return False
+        for sequence, segment in zip(chosen, segments, strict=True):
+            if sequence.request.constraint is not None and segment.wanted != "none":
+                sequence.masks = self._worker.submit(sequence.request.constraint.masks, sequence.draft)
         logits = self.backend.logits(segments)
         for sequence, segment in zip(chosen, segments, strict=True):
             held = self._held[sequence.slot]
@@ -196,6 +137,8 @@ class Engine:
             later: deque[Ticket] = deque()
             while self._waiting and free:
                 sequence = self._waiting.popleft()
+                if not self._begun(sequence):
+                    continue
                 slot = self._place(sequence, free)
                 if slot is None:
                     later.append(sequence)
@@ -204,6 +147,13 @@ class Engine:
                     self._running.append(sequence)
             self._waiting.extendleft(reversed(later))
 
+    def _begun(self, sequence: Ticket) -> bool:
+        """Write what a constraint forces at the very start; False where that is all."""
+        constraint = sequence.request.constraint
+        if constraint is not None and not constraint.begun:
+            self._write(sequence, constraint.begin(sequence.left))
+        return sequence.finish_reason is None
+
     def _place(self, sequence: Ticket, free: list[int]) -> int | None:
         """A slot for the sequence, its beginning in it as far as one is known; None to wait for a running twin."""
         window = sequence.window
@@ -211,7 +161,7 @@ class Engine:
         best = max(range(len(shared)), key=lambda slot: (shared[slot], slot in free))
         for other in self._running:  # one that is still reading the same beginning will soon have more of it
             coming = min(_common(window, other.window), len(window) - 1)
-            if not other.tokens and coming >= max(LEAST_SHARED, shared[best] + 1) and coming > other.fed:
+            if other.pending == 0 and coming >= max(LEAST_SHARED, shared[best] + 1) and coming > other.fed:
                 return None
         if not self.backend.keeps:
             shared, best = [0] * len(shared), free[0]
@@ -234,9 +184,11 @@ class Engine:
             if not self.backend.keeps:
                 sequence.fed = 0
             elif sequence.decoding:
-                sequence.draft = self._guess(sequence)
-                ids = [sequence.window[-1], *sequence.draft]
-                segments.append(Segment(sequence.slot, ids, sequence.fed, prompt=False, wanted="all"))
+                ids = sequence.window[sequence.fed :]
+                wanted: Literal["all", "last"] = "last"
+                if len(ids) == 1:
+                    sequence.draft, wanted = self._guess(sequence), "all"
+                segments.append(Segment(sequence.slot, ids + sequence.draft, sequence.fed, prompt=False, wanted=wanted))
                 chosen.append(sequence)
                 continue
             ids = sequence.window[sequence.fed : sequence.fed + budget if self.backend.keeps else None]
@@ -258,7 +210,8 @@ class Engine:
         # A penalty makes each choice depend on the one before it, which a pass over guesses cannot know.
         if room <= 0 or request.sampling.repetition_penalty != 1.0:
             return []
-        return propose(sequence.window, room)
+        guesses = propose(sequence.window, room)
+        return guesses if request.constraint is None else guesses[: request.constraint.allows(guesses)]
 
     # ---- what comes of it
 
@@ -269,10 +222,19 @@ class Engine:
         groups: dict[SamplingConfig, list[int]] = {}
         for i, (sequence, _) in enumerate(parts):
             groups.setdefault(sequence.request.sampling, []).append(i)
+        masks: dict[int, Tensor] = {}
+        for i, (sequence, _) in enumerate(parts):
+            if (allowed := self._allowed(sequence, logits)) is not None:
+                masks[i] = allowed
         choices: list[list[int]] = [[] for _ in parts]
         for config, members in groups.items():
             rows = [row for i in members for row in range(firsts[i], firsts[i] + counts[i])]
             mine = logits if len(rows) == len(logits) else logits[rows]
+            if any(i in masks for i in members):
+                mine = mine.clone()  # the log-probabilities are of what the model said
+                for part, i in zip(torch.split(mine, [counts[i] for i in members]), members, strict=True):
+                    if i in masks:
+                        part.masked_fill_(~masks[i], -torch.inf)
             uniforms = seen = None
             if not config.is_greedy:
                 draws = [u for i in members for u in parts[i][0].uniforms(counts[i])]
@@ -285,31 +247,71 @@ class Engine:
             for i in members:
                 choices[i] = [next(found) for _ in range(counts[i])]
         for i, (sequence, _) in enumerate(parts):
-            self._extend(sequence, choices[i], logits, firsts[i])
+            if sequence.finish_reason is None:
+                self._extend(sequence, choices[i], logits, firsts[i], masks.get(i))
         self._running = [s for s in self._running if s.finish_reason is None]
 
-    def _extend(self, sequence: Ticket, choices: list[int], logits: Tensor, row: int) -> None:
+    def _allowed(self, sequence: Ticket, logits: Tensor) -> Tensor | None:
+        """The masks of a constraint, (rows, V) bool; None where there are none, or they cannot be made."""
+        if sequence.masks is None:
+            return None
+        made, sequence.masks = sequence.masks, None
+        try:
+            return made.result().to(logits.device)
+        except UserError as error:
+            self._fail(sequence, error)
+            return None
+
+    def _extend(self, sequence: Ticket, choices: list[int], logits: Tensor, row: int, masks: Tensor | None) -> None:
         """Append the chosen tokens, as long as what was guessed for the next place is what was chosen."""
         draft, sequence.draft = sequence.draft, []
         before = len(sequence.window)
         for number, token in enumerate(choices):
-            self._append(sequence, token, logits[row + number])
+            if masks is None:
+                self._append(sequence, token, logits[row + number])
+            elif not self._follow(sequence, token, logits[row + number], masks[number]):
+                break
             if sequence.finish_reason is not None or number == len(draft) or draft[number] != token:
                 break
         # What was fed beyond the tokens that stand is forgotten; the last one is yet to be fed.
         if sequence.finish_reason is None and len(sequence.window) > self.backend.context:
             kept = max(self.backend.context // 2, 1)
             sequence.window = sequence.window[-kept:]
-            sequence.fed = 0
-        elif draft:
+            sequence.fed = sequence.pending = 0
+            return
+        if draft:
             sequence.fed = min(sequence.fed, before + number)
+        sequence.pending = len(sequence.window) - sequence.fed
         if self.backend.keeps:
             del self._held[sequence.slot][sequence.fed :]
 
-    def _append(self, sequence: Ticket, token: int, logits: Tensor) -> None:
+    def _follow(self, sequence: Ticket, token: int, logits: Tensor, mask: Tensor) -> bool:
+        """Append a token that was chosen under a constraint, and what that forces; whether it is this token alone."""
+        constraint = sequence.request.constraint
+        assert constraint is not None
+        try:
+            ids, kept = constraint.take(token, sequence.left)
+        except UserError as error:
+            self._fail(sequence, error)
+            return False
+        if kept:
+            self._append(sequence, token, logits, forced=int(mask.sum()) == 1)
+        self._write(sequence, ids[kept:])
+        return kept and len(ids) == 1
+
+    def _write(self, sequence: Ticket, ids: Sequence[int]) -> None:
+        """Append what a constraint forces, and end the text where nothing may follow."""
+        for token in ids:
+            if sequence.finish_reason is None:
+                self._append(sequence, token, None, forced=True)
+        constraint = sequence.request.constraint
+        if constraint is not None and constraint.ended and sequence.finish_reason in (None, "length"):
+            self._finish(sequence, constraint.ended)
+
+    def _append(self, sequence: Ticket, token: int, logits: Tensor | None, *, forced: bool = False) -> None:
         request = sequence.request
-        made = Token(token)
-        if request.log_probabilities is not None:
+        made = Token(token, forced=forced)
+        if request.log_probabilities is not None and logits is not None:
             scores = logits.float()
             if request.as_drawn and not request.sampling.is_greedy:
                 scores = scores / request.sampling.temperature
@@ -332,6 +334,10 @@ class Engine:
         sequence.finish_reason = reason
         if reason == "cancelled" and sequence in self._running:
             self._running.remove(sequence)
+
+    def _fail(self, sequence: Ticket, error: UserError) -> None:
+        sequence.error = error
+        self._finish(sequence, "error")
 
     def _drop(self, sequence: Ticket) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ import torch
 
 from scratchlm.errors import UserError
 from scratchlm.generation.build import build_engine
+from scratchlm.generation.constraints import Grammar
 from scratchlm.generation.engine import Engine, Request, Ticket, Token
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.stopping import StopWatcher
@@ -59,6 +60,7 @@ def generate(
     use_cache: bool = True,
     log_probabilities: int | None = None,
     speculate: int = 0,
+    grammar: Grammar | None = None,
 ) -> list[Generation]:
     """Continue each prompt ``samples`` times.
 
@@ -77,14 +79,17 @@ def generate(
         use_cache: False recomputes the window for every token; the text is the same.
         log_probabilities: None for none; k >= 0 for the chosen tokens' and the k likeliest tokens' beside them.
         speculate: guess up to so many tokens from the text itself and check them in one pass; the text is the same.
+        grammar: what each completion may be. It ends where nothing may follow, and fits ``max_new_tokens``.
 
     Returns:
         ``samples`` generations of the first prompt, then of the second, and so on.
 
     Raises:
         UserError: a masked model, an empty prompt without a start token, unknown characters (from the tokenizer),
-            negative numbers, an empty stop string.
+            negative numbers, an empty stop string, a grammar that cannot be spelled or needs more tokens.
     """
+    if grammar is not None and isinstance(model, Seq2Seq):
+        raise UserError("constraints are for decoders; an encoder-decoder answers freely")
     if isinstance(model, Encoder):
         raise UserError("this is a masked model, which fills gaps and does not continue text; use fill, or a decoder")
     for name, value in (
@@ -108,6 +113,7 @@ def generate(
             before="" if isinstance(model, Seq2Seq) else generation.prompt,
             stops=stops,
             on_text=None if on_text is None else _numbered(on_text, number),
+            drop_space=grammar is not None,
         )
         for number, generation in enumerate(generations)
     ]
@@ -134,6 +140,7 @@ def generate(
             log_probabilities=log_probabilities,
             speculate=speculate,
             on_token=spelling(stream, end_ids),
+            constraint=None if grammar is None else grammar.constraint(tokenizer),
         )
         for number, stream in enumerate(streams)
     ]

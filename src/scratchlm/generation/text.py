@@ -11,12 +11,17 @@ if TYPE_CHECKING:
     from scratchlm.tokenizers import Tokenizer
 
 
+LEADS = ("word", "wordpiece", "spm")
+"""Kinds of tokenizers whose first token may bring a space that is not the text's."""
+
+
 class TextStream:
     """The text of sampled tokens.
 
     Args:
         before: the text that the tokens continue; it is not shown.
         stops: stop strings; they may span tokens, and neither they nor what follows them is shown.
+        drop_space: whether a space that the tokenizer alone puts before the first token is not the text's.
         on_text: called with each new piece as soon as it is final: no part of a stop string, no half of a character.
 
     Raises:
@@ -31,6 +36,7 @@ class TextStream:
         stops: Sequence[str] = (),
         on_text: Callable[[str], None] | None = None,
         skip_special: bool = False,
+        drop_space: bool = False,
     ) -> None:
         self._watcher = StopWatcher(stops)
         self._on_text = on_text
@@ -40,6 +46,7 @@ class TextStream:
             self._stream.push(token)
         # A tokenizer that splits at spaces spells one before each word, also where the text already ends in one.
         self._drop_space = tokenizer.kind in ("word", "wordpiece") and before[-1:].isspace()
+        self._drop_space |= drop_space and tokenizer.kind in LEADS
 
     @property
     def text(self) -> str:

@@ -196,6 +196,10 @@ class Tokenizer:
         skipped: frozenset[int] = self.special_ids if skip_special else frozenset()
         return StreamDecoder(self._pieces, skipped, self.vocab_size if self.foreign else None)
 
+    def bytes_of(self, token_id: int) -> bytes:
+        """What an id adds to a text that has begun, as UTF-8 (of byte-level tokens perhaps a part of a character)."""
+        return self._pieces.later[token_id].encode() if self._pieces.bytes is None else self._pieces.bytes[token_id]
+
     def token(self, token_id: int) -> str:
         """How the vocabulary spells an id (byte-level BPE writes a space as "Ġ"; use :meth:`decode` to show it).
 

@@ -1,0 +1,344 @@
+"""What may be said: JSON of a schema, a regular expression, choices, a grammar. Every text made under it is valid.
+
+A :class:`Grammar` is compiled for a tokenizer by llguidance (an Earley parser on a lexer of derivatives), which then
+says for every state of a text which tokens may come. A :class:`Constraint` is one text's state. It knows at each step
+an end that is still in reach of the token budget; a token after which none would be is not taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scratchlm.errors import UserError
+from scratchlm.generation.completion import shortest_end
+from scratchlm.generation.spelling import Spelling, need_llguidance, spelling_of
+
+if TYPE_CHECKING:
+    from scratchlm.tokenizers import Tokenizer
+
+_JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False, "lenient": False}
+"""JSON as ``json.dumps`` writes it: models have read it often, and no budget goes into white space."""
+_MOST_ERROR = 200
+
+
+class Grammar:
+    """What a text may be. It is compiled for each tokenizer once.
+
+    Raises:
+        UserError: one line that says what is wrong with the schema, expression or grammar, or that llguidance is
+            missing.
+    """
+
+    def __init__(self, source: Mapping[str, Any], what: str) -> None:
+        need_llguidance()
+        from llguidance import LLMatcher
+
+        self._source, self.what = dict(source), what
+        """``what`` names it in messages."""
+        self._compiled: WeakKeyDictionary[Tokenizer, _Compiled] = WeakKeyDictionary()
+        if error := LLMatcher.validate_grammar(_grammar(self._source, lead=False)):
+            raise UserError(f"{what} cannot be used: {_one_line(error)}")
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Grammar:
+        """JSON that fits a JSON Schema (a mapping, or its text), written as ``json.dumps`` does, the properties in the
+        schema's order. Keywords that llguidance cannot promise (``not``, ``uniqueItems``, ``oneOf`` of what is not
+        apart, ...) are refused."""
+        if isinstance(schema, str):
+            try:
+                schema = json.loads(schema)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"the schema is no JSON ({str(error)[:80]})") from error
+        if not isinstance(schema, Mapping | bool):
+            raise UserError(f'the schema is {str(schema)[:40]!r}; give a JSON object, such as {{"type": "object"}}')
+        _check_schema(schema)
+        value: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else ({} if schema else {"enum": []})
+        return cls({"json_schema": {**value, "x-guidance": _JSON_STYLE}}, "the schema")
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        """Texts that match a regular expression as a whole (the syntax of Rust's regex crate: no look-around)."""
+        if not pattern:
+            raise UserError("the regular expression is empty; give one such as [0-9]+")
+        source = json.loads(_matcher_class().grammar_from_regex(pattern))["grammars"][0]["lark_grammar"]
+        return cls({"lark_grammar": source}, f"the regular expression {pattern!r:.60}")
+
+    @classmethod
+    def choices(cls, choices: Sequence[str]) -> Grammar:
+        """One of these texts."""
+        if not choices or any(not isinstance(one, str) or not one for one in choices):
+            raise UserError("choices are texts, at least one and none empty; give some such as yes and no")
+        texts = " | ".join(json.dumps(one, ensure_ascii=False) for one in dict.fromkeys(choices))
+        return cls({"lark_grammar": f"start: {texts}"}, "the choices")
+
+    @classmethod
+    def lark(cls, text: str) -> Grammar:
+        """Texts of a context-free grammar, in llguidance's kind of Lark's notation; its first rule is ``start``."""
+        if not text.strip():
+            raise UserError('the grammar is empty; give one such as start: "yes" | "no"')
+        return cls({"lark_grammar": text}, "the grammar")
+
+    def constraint(self, tokenizer: Tokenizer) -> Constraint:
+        """The state of a text that is to begin.
+
+        Raises:
+            UserError: the vocabulary cannot spell any text of the grammar.
+        """
+        if tokenizer not in self._compiled:
+            self._compiled[tokenizer] = _Compiled.of(self, spelling_of(tokenizer))
+        return Constraint(self._compiled[tokenizer])
+
+    def least(self, tokenizer: Tokenizer) -> int:
+        """The tokens of the shortest text."""
+        return self.constraint(tokenizer).least
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """As llguidance takes it: ``json_schema`` or ``lark_grammar``."""
+        return self._source
+
+
+@dataclass
+class _Compiled:
+    """A grammar for one tokenizer."""
+
+    what: str
+    spelling: Spelling
+    words: Any
+    """A matcher on the vocabulary, at the start."""
+    letters: Any
+    """The same on the letters of a search."""
+    shortest: list[int]
+    """The letters of the shortest text."""
+
+    @classmethod
+    def of(cls, grammar: Grammar, spelling: Spelling) -> _Compiled:
+        source = _grammar(grammar.source, lead=spelling.lead)
+        words, letters = (
+            _matcher(spelling.words, source, grammar.what),
+            _matcher(spelling.letters, source, grammar.what),
+        )
+        shortest = shortest_end(letters, spelling)
+        if shortest is None:
+            raise UserError(
+                f"{grammar.what} cannot be met with this model's vocabulary: no text of it that could be spelled was "
+                f"found{_lacking(letters, spelling)}"
+            )
+        return cls(grammar.what, spelling, words, letters, shortest)
+
+
+class Constraint:
+    """The state of one text under a grammar. Made by :meth:`Grammar.constraint`; it serves one text only."""
+
+    def __init__(self, compiled: _Compiled) -> None:
+        self._spelling, self.what = compiled.spelling, compiled.what
+        self._words, self._letters = compiled.words.deep_copy(), compiled.letters.deep_copy()
+        self._plan = compiled.shortest
+        """Letters of an end that is known."""
+        self._plan_ids = self._spelling.spell(self._plan) or []
+        self._width = self._spelling.size
+        self.begun = False
+        """Whether a text has begun with it."""
+        self.ended: Literal["", "end", "length"] = ""
+        """Why nothing may follow: the text is whole, or the budget is used up."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether what stands is valid as it is."""
+        return not self._plan
+
+    @property
+    def lead(self) -> bool:
+        """Whether the text may begin with a space of the tokenizer's that is not the text's."""
+        return self._spelling.lead
+
+    @property
+    def least(self) -> int:
+        """Tokens of the end that is known: as many the text needs yet."""
+        return len(self._plan_ids)
+
+    def check(self, budget: int, vocab_size: int) -> None:
+        """See that it suits a request.
+
+        Raises:
+            UserError: no text fits into so many tokens.
+            ValueError: it has served a text already, or the model has fewer tokens than the tokenizer.
+        """
+        if self.begun or self.ended:
+            raise ValueError("a constraint serves one text; make one for each with Grammar.constraint")
+        if vocab_size < self._spelling.size:
+            raise ValueError(f"the tokenizer has {self._spelling.size} tokens and the model {vocab_size}")
+        self._width = vocab_size
+        if self.least > budget:
+            raise UserError(
+                f"{self.what} needs at least {self.least} tokens, and max_new_tokens is {budget}; give that or more"
+            )
+
+    def begin(self, left: int) -> list[int]:
+        """What the grammar forces at the start, with room for ``left`` tokens."""
+        self.begun = True
+        return self._force(left)
+
+    def take(self, token: int, left: int) -> tuple[list[int], bool]:
+        """Go on with a token, with room for ``left`` tokens, this one included.
+
+        Returns:
+            The tokens that come: this one and what the grammar forces after it; or, where no end would then be in
+            reach, the shortest end from here. And whether the first is the given one.
+
+        Raises:
+            UserError: the token may not come, or the grammar became too complex to follow.
+        """
+        if token in self._spelling.end_ids:
+            self.ended = "end"
+            return [token], True
+        words, letters, plan, plan_ids = self._words, self._letters, self._plan, self._plan_ids
+        self._words, self._letters = words.deep_copy(), letters.deep_copy()
+        self._advance([token])
+        if self.least > left - 1:
+            self._replan(left - 1)
+        if self.least > left - 1:
+            self._words, self._letters, self._plan, self._plan_ids = words, letters, plan, plan_ids
+            return self._finish(), False
+        return [token, *self._force(left - 1)], True
+
+    def allows(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens may come, one after the other."""
+        return int(self._words.validate_tokens(list(tokens)))
+
+    def masks(self, draft: Sequence[int] = ()) -> Tensor:
+        """Which tokens may come now, and after each of ``draft``: (1 + draft, V) bool, V the model's vocabulary."""
+        size = len(self._spelling.tokens)
+        bits = np.zeros((1 + len(draft), -(-size // 32)), np.int32)
+        matcher = self._words.deep_copy() if draft else self._words
+        for row, token in zip(bits, [*draft, None], strict=True):
+            matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+            if token is not None:
+                matcher.consume_token(token)
+        self._raise_error(matcher)
+        found = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, : self._spelling.size]
+        mask = torch.zeros(len(bits), self._width, dtype=torch.bool)
+        mask[:, : self._spelling.size] = torch.from_numpy(found).view(torch.bool)
+        return mask
+
+    def _advance(self, tokens: Sequence[int]) -> None:
+        """Follow tokens, and know an end from there."""
+        letters = [letter for token in tokens for letter in self._spelling.letters_of(token)]
+        if not self._words.consume_tokens(list(tokens)):
+            self._raise_error(self._words)
+        if not self._letters.consume_tokens(letters):
+            self._raise_error(self._letters)
+        if self._plan[: len(letters)] == letters:
+            self._set_plan(self._plan[len(letters) :])
+        elif self._letters.is_accepting():
+            self._set_plan([])
+        elif self._letters.validate_tokens([*self._plan, self._spelling.end_ids[0]]) <= len(self._plan):
+            self._replan(None)
+
+    def _replan(self, most: int | None) -> None:
+        found = shortest_end(self._letters, self._spelling, most)
+        if found is not None:
+            self._set_plan(found)
+        elif most is None:
+            raise UserError(f"{self.what} leads into a text whose end was not found; make it simpler")
+
+    def _set_plan(self, plan: list[int]) -> None:
+        if plan != self._plan:
+            self._plan, self._plan_ids = plan, self._spelling.spell(plan) or []
+
+    def _force(self, left: int) -> list[int]:
+        """The tokens that must come now: those that the grammar forces, and all to the end where no more room is left
+        than it takes."""
+        forced: list[int] = []
+        if self.least < left and (forced := self._words.compute_ff_tokens()):
+            words, letters, plan, plan_ids = self._words, self._letters, self._plan, self._plan_ids
+            self._words, self._letters = words.deep_copy(), letters.deep_copy()
+            self._advance(forced)
+            if self.least + len(forced) > left:  # the fewest tokens spell it, not those that are usual
+                self._words, self._letters, self._plan, self._plan_ids = words, letters, plan, plan_ids
+                forced = []
+        if self.least and self.least + len(forced) >= left:
+            self._replan(self.least - 1)  # there may be a shorter end than the one that is known
+            if self.least + len(forced) >= left:
+                forced = [*forced, *self._finish()]
+        if not self.ended and self._words.is_stopped():
+            self.ended = "end"
+        return forced
+
+    def _finish(self) -> list[int]:
+        """The tokens of the end that is known; nothing comes after them."""
+        self.ended = "length"
+        ids, self._plan, self._plan_ids = self._plan_ids, [], []
+        return ids
+
+    def _raise_error(self, matcher: Any) -> None:
+        if matcher.is_error():
+            raise UserError(f"{self.what} could not be followed: {_one_line(matcher.get_error())}")
+
+
+def grammar_of(schema: Mapping[str, Any] | bool | str | None, grammar: Grammar | None) -> Grammar | None:
+    """The one of the two that is given.
+
+    Raises:
+        UserError: both are, or the schema is wrong.
+    """
+    if schema is not None and grammar is not None:
+        raise UserError("give a schema or a grammar, not both")
+    return grammar if schema is None else Grammar.json_schema(schema)
+
+
+def _matcher_class() -> Any:
+    need_llguidance()
+    from llguidance import LLMatcher
+
+    return LLMatcher
+
+
+def _grammar(source: Mapping[str, Any], *, lead: bool) -> str:
+    """The grammar as JSON for llguidance; with ``lead`` a space may come first."""
+    if not lead:
+        return json.dumps({"grammars": [source]})
+    return json.dumps({"grammars": [{"lark_grammar": 'start: " "? @text'}, {"name": "text", **source}]})
+
+
+def _matcher(vocabulary: Any, grammar: str, what: str) -> Any:
+    matcher = _matcher_class()(vocabulary, grammar, log_level=0)
+    if matcher.is_error():
+        raise UserError(f"{what} cannot be used: {_one_line(matcher.get_error())}")
+    return matcher
+
+
+def _lacking(letters: Any, spelling: Spelling) -> str:
+    """What the grammar wants first that the vocabulary lacks, for people."""
+    forced = letters.compute_ff_bytes()
+    for character in forced.decode("utf-8", "ignore"):
+        if not any(character.encode() in token for token in spelling.ids):
+            return f"; the vocabulary has no {character!r}"
+    return ""
+
+
+def _check_schema(schema: Mapping[str, Any] | bool) -> None:
+    """Raises UserError where a schema is none."""
+    try:
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import SchemaError
+    except ImportError as error:
+        raise UserError("schemas need jsonschema, which is missing; run: pip install 'scratchlm[agents]'") from error
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = "/".join(map(str, error.absolute_path))
+        raise UserError(f"the schema is wrong{f' at {where}' if where else ''}: {_one_line(error.message)}") from error
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MOST_ERROR else f"{line[:_MOST_ERROR]} ..."
