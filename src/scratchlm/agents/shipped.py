@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scratchlm.agents.calculator import calculate, shown_number
 from scratchlm.agents.dates import date_tools
+from scratchlm.agents.sandbox import python_tool
 from scratchlm.agents.table import read_table, table_tool
 from scratchlm.agents.tool import Tool, tool
 from scratchlm.agents.units import convert
@@ -56,6 +57,7 @@ _PLAIN: dict[str, Callable[[], list[Tool]]] = {
     "calculator": lambda: [tool(calculator)],
     "dates": date_tools,
     "units": lambda: [tool(convert)],
+    "python": lambda: [python_tool()],
 }
 _PLACED = {"table": "FILE"}
 

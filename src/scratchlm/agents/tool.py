@@ -102,7 +102,7 @@ class Tool:
                 if inspect.isawaitable(value):
                     value = asyncio.run(_within(value, self.timeout))
                 box.append((shown(value), False, value))
-            except _BadArguments as error:
+            except (_BadArguments, ToolError) as error:
                 box.append((str(error), True, None))
             except TimeoutError as error:
                 text = message(error) if str(error) else self._late()
@@ -156,6 +156,10 @@ class Tool:
         if wrong:
             raise _BadArguments(f"{'; '.join(wrong)}; {cure}")
         return dict(arguments)
+
+
+class ToolError(Exception):
+    """What a tool raises to tell the model something, on several lines if need be: the text is shown as it is."""
 
 
 class _BadArguments(Exception):  # noqa: N818
