@@ -56,7 +56,7 @@ class EndpointModel:
             body |= {"tools": list(tools), "tool_choice": named or choice}
         start = time.perf_counter()
         text, calls = "", _Calls()
-        finish, usage = "end", {}
+        finish, usage = "end", dict[str, Any]()
         for part in self.endpoint.parts(body):
             if isinstance(piece := part.message.get("content"), str) and piece:
                 text += piece
