@@ -15,6 +15,7 @@ from scratchlm.agents.state import CallRecord, State, Step
 if TYPE_CHECKING:
     from scratchlm.agents.tool import Tool
 
+REFUSED = "error: the user did not allow this call"
 _UNSURE = (
     "error: this call had begun when the run was broken off; whether it took effect is not known, and it was not made "
     "again. Find out before you call it again."
@@ -147,14 +148,14 @@ class Caller:
         if self._ask is None:
             raise Waiting
         said = self._asked(record, "approval")
-        return None if said is True else said or "error: the user did not allow this call."
+        return None if said is True else said or f"{REFUSED}."
 
     def _asked(self, record: CallRecord, why: str) -> bool | str:
         """True, or what to tell the model; False where nobody said anything."""
         if self._ask is None:
             return False
         said = self._ask(record.call(), why)  # type: ignore[arg-type]
-        return said if said is True or not said else f"error: the user did not allow this call: {said}"
+        return said if said is True or not said else f"{REFUSED}: {said}"
 
 
 def _key(record: CallRecord) -> tuple[str, str]:

@@ -93,7 +93,7 @@ class _Run:
             state.messages = [*before, {"role": "user", "content": state.task}]
         state.status, state.reason = "running", ""
         state.tools = [schema["function"]["name"] for schema in self._schemas]
-        self._emit("start")
+        self._emit("start", tools=tuple(self._schemas), settings=self._settings)
         try:
             while state.status == "running":
                 if (step := state.open_step) is None:
@@ -123,7 +123,8 @@ class _Run:
         number = len(state.steps) + 1
         choice: Choice = "none" if number == settings.max_steps or self._stalled() else "auto"
         self._emit("step")
-        fit_messages(state, self._model, self._schemas, settings)
+        if summary := fit_messages(state, self._model, self._schemas, settings):
+            self._emit("summary", reply=summary)
         began = time.time()
         reply = self._model.respond(
             state.messages,
@@ -246,7 +247,7 @@ class _Run:
 
     def _emit(self, kind: Any, **more: Any) -> None:
         if self._on_event is not None:
-            number = len(self.state.steps) + (kind in ("step", "text"))  # a turn that is not there yet
+            number = len(self.state.steps) + (kind in ("step", "summary", "text"))  # a turn that is not there yet
             self._on_event(Event(kind, self.state, number, **more))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scratchlm.agents.model import AgentModel
+from scratchlm.agents.model import AgentModel, Reply
 from scratchlm.agents.settings import AgentSettings
 from scratchlm.agents.state import State
 from scratchlm.errors import UserError
@@ -21,28 +21,35 @@ _ASK = (
 _SO_FAR = "What has been done so far: "
 
 
-def fit_messages(state: State, model: AgentModel, tools: Sequence[Mapping[str, Any]], settings: AgentSettings) -> None:
+def fit_messages(
+    state: State, model: AgentModel, tools: Sequence[Mapping[str, Any]], settings: AgentSettings
+) -> Reply | None:
     """Make the messages fit the model's context beside the answer that is to come.
 
     The task and the last turn always stay. The model itself writes the summary, as a turn whose tokens count; of one
     that writes none the old turns are dropped.
+
+    Returns:
+        What the model was asked to sum up, if it was.
 
     Raises:
         UserError: the task and the last turn alone do not fit.
     """
     room = model.context - min(settings.max_new_tokens, model.context // 4)
     if _surely_fits(state, tools, room) or _count(state, model, tools) <= room:
-        return
+        return None
     first, last = _turns(state.messages)
     for message in state.messages[first:last]:
         if message["role"] == "tool" and len(message["content"]) > _SHORT:
             message["content"] = f"{message['content'][:_SHORT]}… [shortened]"
     if _count(state, model, tools) <= room:
-        return
+        return None
+    reply = None
     if last > first:
         old = state.messages[first:last]
         if settings.summarise:
-            state.summary = _summed_up(state, model, old, room, settings) or state.summary
+            reply = _summed_up(state, model, old, room, settings)
+            state.summary = reply.text.strip() or state.summary
         del state.messages[first:last]
         # The conversation keeps its order: the task, what came of it, the last turn.
         task = state.messages[first - 1]
@@ -54,6 +61,7 @@ def fit_messages(state: State, model: AgentModel, tools: Sequence[Mapping[str, A
             f"the task, the tools and the last results take {needed:,} tokens, and the model has room for {room:,}; "
             "give fewer tools, tools that say less, or a model with a longer context"
         )
+    return reply
 
 
 def _count(state: State, model: AgentModel, tools: Sequence[Mapping[str, Any]]) -> int:
@@ -75,7 +83,7 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 
 def _summed_up(
     state: State, model: AgentModel, old: Sequence[Mapping[str, Any]], room: int, settings: AgentSettings
-) -> str:
+) -> Reply:
     """What the model says of the old turns, shown to it as text."""
     lines = [_SO_FAR + state.summary] if state.summary else []
     for message in old:
@@ -92,4 +100,4 @@ def _summed_up(
     reply = model.respond(asked, choice="none", max_new_tokens=most, sampling=SamplingConfig(greedy=True))
     state.prompt_tokens += reply.prompt_tokens
     state.completion_tokens += reply.completion_tokens
-    return reply.text.strip()
+    return reply

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from scratchlm.agents.model import Reply, ToolCall
 from scratchlm.agents.state import CallRecord, State
@@ -68,15 +68,19 @@ class AgentSettings:
 class Event:
     """Something that has happened in a run."""
 
-    kind: Literal["start", "step", "text", "reply", "call", "result", "told", "end"]
-    """``start``; ``step`` (a turn begins); ``text`` (a piece of what the model says); ``reply``; ``call`` (is about to
-    be made); ``result``; ``told`` (the step is finished); ``end``."""
+    kind: Literal["start", "step", "summary", "text", "reply", "call", "result", "told", "end"]
+    """``start``; ``step`` (a turn begins); ``summary`` (the model has summed up old turns); ``text`` (a piece of what
+    the model says); ``reply``; ``call`` (is about to be made); ``result``; ``told`` (the step is finished); ``end``."""
     state: State
     """As it is now; not to be changed."""
     step: int = 0
     text: str = ""
     reply: Reply | None = None
     call: CallRecord | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Of a ``start``: the tools' schemas."""
+    settings: AgentSettings | None = None
+    """Of a ``start``."""
 
 
 OnEvent = Callable[[Event], None]
