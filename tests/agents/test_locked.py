@@ -83,7 +83,7 @@ ANYWHERE = {
 PRIVILEGED = {
     "tracing": "call(101, 16, int(parent), 0, 0)",
     "another's memory": "b = ctypes.create_string_buffer(64); call(310, int(parent), b, 1, b, 1, 0)",
-    "mounting": "call(165, b'none', folder.encode(), b'tmpfs', 0, 0)",
+    "unmounting": "call(166, folder.encode(), 0)",
     "another root": "os.chroot(folder)",
     "another user": "os.setuid(12345)",
     "kernel programs": "call(321, 0, 0, 0)",
@@ -91,9 +91,9 @@ PRIVILEGED = {
     "a ring of calls": "call(425, 1, 0)",
     "faults": "call(323, 1)",
     "its own limits": "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (100, 100))",
-    "another's limits": "call(302, int(parent), 0, ctypes.create_string_buffer(16), 0)",
+    "another's limits": "call(302, int(parent), 4, ctypes.create_string_buffer(16), 0)",
     "the clock": "call(227, 0, 0)",
-    "the machine's name": "call(170, b'x', 1)",
+    "the machine's name": "n = os.uname().nodename.encode(); call(170, n, len(n))",
     "no more locks": "call(157, 22, 0, 0, 0, 0)",
 }
 """What an ordinary process may not do either, or not on every machine."""
