@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scratchlm.agents.calculator import calculate, shown_number
 from scratchlm.agents.dates import date_tools
+from scratchlm.agents.file_tools import file_tools
 from scratchlm.agents.sandbox import python_tool
 from scratchlm.agents.table import read_table, table_tool
 from scratchlm.agents.tool import Tool, tool
@@ -26,8 +27,9 @@ def calculator(expression: str) -> str:
 def open_tools(names: Sequence[str]) -> list[Tool]:
     """The tools that names stand for, in their order; one name may stand for several.
 
-    ``calculator``, ``dates``, ``units``; ``table:FILE`` looks up rows; ``file.py:function`` and ``module:function`` are
-    functions or :class:`Tool` objects of the user's own, whose code is run.
+    ``calculator``, ``dates``, ``units``, ``python``; ``table:FILE`` looks up rows; ``files:FOLDER`` reads what is in a
+    folder, and ``files-write:FOLDER`` writes there too; ``file.py:function`` and ``module:function`` are functions or
+    :class:`Tool` objects of the user's own, whose code is run.
 
     Raises:
         UserError: there is no such tool, what it needs is missing, or two have the same name.
@@ -38,11 +40,12 @@ def open_tools(names: Sequence[str]) -> list[Tool]:
         kind, colon, place = name.partition(":")
         if kind == "table" and place:
             found.append(_table(Path(place), alone=tables == 1))
+        elif kind in _PLACED and place:
+            found.extend(_PLACED[kind][1](place))
         elif kind in _PLAIN and not colon:
             found.extend(_PLAIN[kind]())
         elif kind in _PLACED:
-            if not place:
-                raise UserError(f"the tool {kind} needs a place: {kind}:{_PLACED[kind]}")
+            raise UserError(f"the tool {kind} needs a place: {kind}:{_PLACED[kind][0]}")
         elif kind in _PLAIN:
             raise UserError(f"the tool {kind} takes no place; write {kind}")
         else:
@@ -59,7 +62,11 @@ _PLAIN: dict[str, Callable[[], list[Tool]]] = {
     "units": lambda: [tool(convert)],
     "python": lambda: [python_tool()],
 }
-_PLACED = {"table": "FILE"}
+_PLACED: dict[str, tuple[str, Callable[[str], list[Tool]]]] = {
+    "table": ("FILE", lambda place: [_table(Path(place), alone=True)]),
+    "files": ("FOLDER", lambda place: file_tools(Path(place))),
+    "files-write": ("FOLDER", lambda place: file_tools(Path(place), writing=True)),
+}
 
 
 def _table(path: Path, alone: bool) -> Tool:
@@ -70,7 +77,7 @@ def _table(path: Path, alone: bool) -> Tool:
 def _own(spec: str) -> Tool:
     """A function or a tool of the user's own."""
     place, colon, name = spec.rpartition(":")
-    known = [*_PLAIN, *(f"{kind}:{what}" for kind, what in _PLACED.items())]
+    known = [*_PLAIN, *(f"{kind}:{what}" for kind, (what, _) in _PLACED.items())]
     if not colon or not name.isidentifier():
         near = difflib.get_close_matches(spec.lower(), [*_PLAIN, *_PLACED], 1)
         cure = f"did you mean {near[0]}?" if near else f"choose of: {', '.join(known)}, or give file.py:function"
