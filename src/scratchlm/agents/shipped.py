@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scratchlm.agents.calculator import calculate, shown_number
 from scratchlm.agents.dates import date_tools
+from scratchlm.agents.document_tool import document_tool
 from scratchlm.agents.file_tools import file_tools
 from scratchlm.agents.sandbox import python_tool
 from scratchlm.agents.table import read_table, table_tool
@@ -28,16 +29,20 @@ def open_tools(names: Sequence[str]) -> list[Tool]:
     """The tools that names stand for, in their order; one name may stand for several.
 
     ``calculator``, ``dates``, ``units``, ``python``; ``table:FILE`` looks up rows; ``files:FOLDER`` reads what is in a
-    folder, and ``files-write:FOLDER`` writes there too; ``file.py:function`` and ``module:function`` are functions or
-    :class:`Tool` objects of the user's own, whose code is run.
+    folder, and ``files-write:FOLDER`` writes there too; ``documents:STORE`` searches an index; ``web`` fetches public
+    pages, ``web:HOST`` those of a host (give several for several); ``file.py:function`` and ``module:function`` are
+    functions or :class:`Tool` objects of the user's own, whose code is run.
 
     Raises:
         UserError: there is no such tool, what it needs is missing, or two have the same name.
     """
     tables = sum(name.startswith("table:") for name in names)
-    found: list[Tool] = []
+    hosts = [name.removeprefix("web:") for name in names if name.startswith("web:")]
+    found: list[Tool] = [_web(hosts)] if hosts else []
     for name in names:
         kind, colon, place = name.partition(":")
+        if kind == "web" and colon:
+            continue
         if kind == "table" and place:
             found.append(_table(Path(place), alone=tables == 1))
         elif kind in _PLACED and place:
@@ -61,12 +66,20 @@ _PLAIN: dict[str, Callable[[], list[Tool]]] = {
     "dates": date_tools,
     "units": lambda: [tool(convert)],
     "python": lambda: [python_tool()],
+    "web": lambda: [_web()],
 }
 _PLACED: dict[str, tuple[str, Callable[[str], list[Tool]]]] = {
     "table": ("FILE", lambda place: [_table(Path(place), alone=True)]),
+    "documents": ("STORE", lambda place: [document_tool(place)]),
     "files": ("FOLDER", lambda place: file_tools(Path(place))),
     "files-write": ("FOLDER", lambda place: file_tools(Path(place), writing=True)),
 }
+
+
+def _web(hosts: Sequence[str] = ()) -> Tool:
+    from scratchlm.agents.web import web_tool
+
+    return web_tool(hosts)
 
 
 def _table(path: Path, alone: bool) -> Tool:

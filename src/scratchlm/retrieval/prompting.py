@@ -59,21 +59,40 @@ def candidates_of(hits: Sequence[Hit]) -> tuple[list[Candidate], list[Dropped]]:
     dropped: list[Dropped] = []
     seen: set[tuple[str, str]] = set()
     for number, hit in enumerate(hits):
-        hidden, turns = hidden_spans(hit.text), turn_spans(hit.text)
-        dropped += [Dropped(hit.file, shown(hit.text[start:end]), "hidden") for start, end in hidden]
-        dropped += [Dropped(hit.file, shown(hit.text[start:end]), "instruction") for start, end in turns]
-        for first, last in _between([*hidden, *turns, *mark_spans(hit.text)], len(hit.text)):
-            for start, end in ((first + a, first + b) for a, b in sentence_spans(hit.text[first:last])):
-                text = hit.text[start:end]
-                key = hit.file, " ".join(text.split())
-                if key in seen or not re.search(r"\w", text):
-                    continue
+        kept, left = parted(hit.text)
+        dropped += [Dropped(hit.file, shown(hit.text[start:end]), why) for start, end, why in left if why != "mark"]
+        for start, end in kept:
+            text = hit.text[start:end]
+            if (key := (hit.file, " ".join(text.split()))) not in seen:
                 seen.add(key)
-                if speaks_to_the_model(text):
-                    dropped.append(Dropped(hit.file, shown(text), "instruction"))
-                elif not text.endswith("?"):
+                if not text.endswith("?"):
                     found.append(Candidate(number, start, end, text))
-    return found, dropped
+    return found, list(dict.fromkeys(dropped))
+
+
+def parted(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int, str]]]:
+    """The sentences of a text that are data, as (start, end), and what is left out, as (start, end, why): ``hidden``
+    and ``instruction`` as in :class:`Dropped`, and ``mark`` for a chat template's mark."""
+    left = [(start, end, "hidden") for start, end in hidden_spans(text)]
+    left += [(start, end, "instruction") for start, end in turn_spans(text)]
+    marks = mark_spans(text)
+    kept = []
+    for first, last in _between([*((start, end) for start, end, _ in left), *marks], len(text)):
+        for start, end in ((first + a, first + b) for a, b in sentence_spans(text[first:last])):
+            if not re.search(r"\w", text[start:end]):
+                continue
+            if speaks_to_the_model(text[start:end]):
+                left.append((start, end, "instruction"))
+            else:
+                kept.append((start, end))
+    return kept, [*left, *((start, end, "mark") for start, end in marks)]
+
+
+def as_data(text: str) -> tuple[str, int]:
+    """A text for a prompt: without what speaks to the model or readers do not see, and how many parts that were."""
+    _, left = parted(text)
+    data = "".join(text[start:end] for start, end in _between([(start, end) for start, end, _ in left], len(text)))
+    return neutral(data).strip(), sum(why != "mark" for _, _, why in left)
 
 
 def _between(spans: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
