@@ -20,10 +20,7 @@ from scratchlm.agents import locked, sandbox
 from scratchlm.agents.sandbox import Limits, run_locked
 from scratchlm.errors import UserError
 
-needs_kernel = pytest.mark.skipif(
-    locked.landlock_version() < 1 or platform.machine() not in locked._ARCHITECTURES,
-    reason="this kernel or machine has not all locks",
-)
+needs_kernel = pytest.mark.skipif(not locked.has_all_locks(), reason="this kernel or machine has not all locks")
 PYTHON = str(Path(sys.executable).resolve())
 LIBRARY = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sys.base_prefix]
 

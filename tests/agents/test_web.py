@@ -4,7 +4,10 @@ only here."""
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -275,3 +278,33 @@ def test_what_a_page_tells_the_model_to_say_does_not_reach_it(case: dict[str, st
     assert case["wants"].casefold() not in text.casefold()
     assert "<|im_" not in text
     assert "parts that speak to the reader's model]" in text
+
+
+def test_encrypted_pages_are_asked_under_their_name(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate must be the host's, although the connection goes to an address."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=page.example.org", "-addext", "subjectAltName=DNS:page.example.org"]
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.daemon_threads, server.block_on_close = True, False
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with server:
+        address = f"https://page.example.org:{server.server_port}/json"
+        with pytest.raises(ValueError, match="certificate verify failed"):
+            fetch_page(address)
+        make = ssl.create_default_context
+        monkeypatch.setattr(ssl, "create_default_context", lambda: make(cafile=str(certificate)))
+        assert fetch_page(address) == '{"a": 1}'
+        monkeypatch.setitem(ADDRESSES, "other.example.org", "127.0.0.1")
+        with pytest.raises(ValueError, match="Hostname mismatch"):
+            fetch_page(address.replace("page.", "other."))
+        with pytest.raises(ValueError, match="cannot be asked"):
+            fetch_page(site.replace("http:", "https:"))
+        server.shutdown()

@@ -74,6 +74,11 @@ def landlock_version() -> int:
     return max(0, int(_libc().syscall(_CREATE, None, 0, 1)))
 
 
+def has_all_locks() -> bool:
+    """Whether this machine has Landlock, and seccomp with numbers that are known here."""
+    return landlock_version() > 0 and platform.machine() in _ARCHITECTURES
+
+
 def landlock(readable: Sequence[str], runnable: Sequence[str]) -> bool:
     """Close all files but these, and the network for TCP. False where the kernel has no Landlock.
 

@@ -1,9 +1,12 @@
-"""Running Python that a model wrote: Monty's interpreter, in a process that is locked in, with limits.
+"""Running Python that a model wrote: in an interpreter without a way out, in a process that is locked in, with limits.
 
 Two walls, each of which would do. Inside, `Monty <https://github.com/pydantic/monty>`_ is an interpreter that has no
 files, no network, no processes and no C code to reach; outside, the process that runs it is closed by the kernel
 (:mod:`~scratchlm.agents.locked`). It starts in a folder of its own with nothing but the program in it, with an empty
 environment, and is killed with all of its group when its time or its output is used up.
+
+Monty knows a part of Python only. CPython runs everything and has C code to reach, so that one wall is left: it is run
+where the kernel has all locks, and refused elsewhere.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from scratchlm.agents import locked
 from scratchlm.agents.tool import Tool, ToolError, tool
 from scratchlm.errors import UserError
 from scratchlm.ranges import check_number, check_whole
@@ -34,6 +38,25 @@ _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _OWN_MEMORY, _GRACE, _LONGEST, _TOLD = 256 << 20, 1.0, 100_000, 1_500
 """Bytes that the interpreter itself may map; seconds for it to stop by itself; characters of a program, and of what is
 told of a failure."""
+_ZONES = "/usr/share/zoneinfo"
+_DRIVER = """
+import ast, sys, traceback
+try:
+    with open("main.py", encoding="utf-8") as file:
+        body = ast.parse(file.read(), "main.py").body
+    last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
+    names = {"__name__": "__main__"}
+    exec(compile(ast.Module(body, []), "main.py", "exec"), names)
+    value = None if last is None else eval(compile(last, "main.py", "eval"), names)
+    if value is not None:
+        print(value)
+except Exception as error:
+    frames = error.__traceback__
+    error.__traceback__ = None if isinstance(error, SyntaxError) else frames and frames.tb_next
+    traceback.print_exception(error)
+    sys.exit(1)
+"""
+"""What runs main.py in CPython: its last expression's value is printed, as Monty does."""
 _VALUE = re.compile(r"^\d[\d.]*[a-zµμ]* ❯ ", re.MULTILINE)
 """Before the last expression's value, or an error: how long it took."""
 
@@ -80,6 +103,8 @@ def run_locked(
     Raises:
         UserError: this machine cannot lock it in.
     """
+    if os.name != "posix":
+        raise UserError("Python is run for a model on Linux and macOS only; use the calculator instead")
     settings = {
         "seconds": int(limits.seconds + _GRACE) + 1,
         "memory": limits.memory + _OWN_MEMORY,
@@ -140,8 +165,11 @@ def _read(output: IO[bytes], errors: IO[bytes], limits: Limits) -> tuple[str, st
     return texts[0], texts[1], killed
 
 
-def run_python(code: str, limits: Limits | None = None) -> str:
+def run_python(code: str, limits: Limits | None = None, *, full: bool = False) -> str:
     """Run a program; what it printed, and the value of its last expression on a line of its own.
+
+    Args:
+        full: by CPython instead of Monty.
 
     Raises:
         ToolError: the program is wrong, raises, or used up a limit; the text has what it printed before, and the
@@ -151,13 +179,11 @@ def run_python(code: str, limits: Limits | None = None) -> str:
     limits = limits or Limits()
     if len(code) > _LONGEST:
         raise ToolError(f"the program has {len(code):,} characters; at most {_LONGEST:,} are run")
-    binary = _monty()
-    options = ["--max-feed-duration", str(limits.seconds), "--max-memory", str(limits.memory)]
-    options += ["--max-sleep", str(limits.seconds), "--max-total-sleep", str(limits.seconds)]
+    command, runnable = _cpython() if full else _monty(limits)
     with tempfile.TemporaryDirectory(prefix="scratchlm-") as folder:
         Path(folder, "main.py").write_text(code, encoding="utf-8", errors="replace", newline="\n")
-        ended = run_locked([binary, *options, "main.py"], Path(folder), limits, runnable=[binary])
-    printed, value, failure = _parted(ended)
+        ended = run_locked(command, Path(folder), limits, readable=[_ZONES], runnable=runnable)
+    printed, value, failure = _whole(ended) if full else _parted(ended)
     if ended.killed:
         failure = f"the program was stopped: {ended.killed}"
     elif ended.status < 0 or ended.status > 1:
@@ -170,12 +196,26 @@ def run_python(code: str, limits: Limits | None = None) -> str:
     return "\n".join(part for part in (printed.rstrip("\n"), value) if part) or "done; nothing was printed"
 
 
-def _monty() -> str:
-    """Monty's own program."""
+def _monty(limits: Limits) -> tuple[list[str], list[str]]:
+    """The command that runs main.py by Monty's own program, and what it has to be able to run."""
     found = shutil.which("monty", path=sysconfig.get_path("scripts")) or shutil.which("monty")
     if found is None:
         raise UserError("Python is run by pydantic-monty, which is missing; run: pip install 'scratchlm[agents]'")
-    return str(Path(found).resolve())
+    seconds, binary = str(limits.seconds), str(Path(found).resolve())
+    options = ["--max-feed-duration", seconds, "--max-sleep", seconds, "--max-total-sleep", seconds]
+    return [binary, *options, "--max-memory", str(limits.memory), "main.py"], [binary]
+
+
+def _cpython() -> tuple[list[str], list[str]]:
+    """The same by the interpreter that runs this, without the packages that are installed."""
+    if not locked.has_all_locks():
+        raise UserError(
+            "full Python is run only where the kernel can lock it in: Linux 5.13 or later with Landlock, on x86-64 or "
+            "arm64; use the tool python"
+        )
+    binary = str(Path(sys.executable).resolve())
+    library = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sysconfig.get_config_var("LIBDIR")}
+    return [binary, "-I", "-S", "-X", "utf8", "-c", _DRIVER], [binary, *sorted(filter(None, library))]
 
 
 def _parted(ended: Ended) -> tuple[str, str, str]:
@@ -190,19 +230,32 @@ def _parted(ended: Ended) -> tuple[str, str, str]:
     return printed, "" if said == "None" else said, ""
 
 
+def _whole(ended: Ended) -> tuple[str, str, str]:
+    """The same of CPython, whose last value is printed."""
+    if ended.status:
+        return ended.output, "", ended.errors.strip()
+    return ended.errors + ended.output, "", ""
+
+
 def _why(status: int) -> str:
     if status == -signal.SIGXCPU:
         return "it used up its time"
-    return f"signal {-status}" if status < 0 else f"the interpreter failed ({status})"
+    return f"signal {-status}" if status < 0 else f"it ended with status {status}"
 
 
-def python_tool(limits: Limits | None = None) -> Tool:
-    """The tool ``python``."""
+def python_tool(limits: Limits | None = None, *, full: bool = False) -> Tool:
+    """The tool ``python``; ``full`` as in :func:`run_python`.
+
+    Raises:
+        UserError: the machine cannot lock CPython in.
+    """
     limits = limits or Limits()
+    if full:
+        _cpython()
 
     @tool(name="python", timeout=limits.seconds + 10)
     def python(code: str) -> str:
         """Run Python code; what it prints and its last expression come back. No files, no network."""
-        return run_python(code, limits)
+        return run_python(code, limits, full=full)
 
     return python

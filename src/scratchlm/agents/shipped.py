@@ -28,10 +28,11 @@ def calculator(expression: str) -> str:
 def open_tools(names: Sequence[str]) -> list[Tool]:
     """The tools that names stand for, in their order; one name may stand for several.
 
-    ``calculator``, ``dates``, ``units``, ``python``; ``table:FILE`` looks up rows; ``files:FOLDER`` reads what is in a
-    folder, and ``files-write:FOLDER`` writes there too; ``documents:STORE`` searches an index; ``web`` fetches public
-    pages, ``web:HOST`` those of a host (give several for several); ``file.py:function`` and ``module:function`` are
-    functions or :class:`Tool` objects of the user's own, whose code is run.
+    ``calculator``, ``dates``, ``units``; ``python``, and ``python-full`` by CPython; ``table:FILE`` looks up rows;
+    ``files:FOLDER`` reads what is in a folder, and ``files-write:FOLDER`` writes there too; ``documents:STORE``
+    searches an index; ``web`` fetches public pages, ``web:HOST`` those of a host (give several for several);
+    ``file.py:function`` and ``module:function`` are functions or :class:`Tool` objects of the user's own, whose code is
+    run.
 
     Raises:
         UserError: there is no such tool, what it needs is missing, or two have the same name.
@@ -66,6 +67,7 @@ _PLAIN: dict[str, Callable[[], list[Tool]]] = {
     "dates": date_tools,
     "units": lambda: [tool(convert)],
     "python": lambda: [python_tool()],
+    "python-full": lambda: [python_tool(full=True)],
     "web": lambda: [_web()],
 }
 _PLACED: dict[str, tuple[str, Callable[[str], list[Tool]]]] = {
