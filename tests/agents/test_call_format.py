@@ -131,6 +131,7 @@ def test_what_is_written_is_what_the_template_writes_and_is_read_back(template: 
 
 FORMS = {name: format_of(chatty(t)) for name, t in (("list", LIST), ("mistral", MISTRAL), ("named", MISTRAL_NAMED))}
 NONE = ("g", "{}")
+MARKED = ToolCall("", "f", '{"x": "}}</tool_call> <tool_call>{"}')
 LLAMA = CallFormat("llama", "", "", "single", "parameters")
 
 
@@ -143,6 +144,9 @@ LLAMA = CallFormat("llama", "", "", "single", "parameters")
         (OURS, '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call> so', "so", [("f", "{}")]),
         (OURS, '<tool_call>{"name": "f", "parameters": {"x": 1}}', "", [("f", '{"x": 1}')]),
         (OURS, '<tool_call>{"name": "f"}</tool_call>', "", [("f", "{}")]),
+        (OURS, OURS.write([MARKED, MARKED]), "", [("f", MARKED.arguments), ("f", MARKED.arguments)]),
+        (OURS, 'a <tool_call>{"name": "f"} b <tool_call>{"name": "g"}', "a  b", [("f", "{}"), NONE]),
+        (OURS, '<tool_call>{"name": "f", "arguments": {"x": "a\nb"}}', "", [("f", '{"x": "a\\nb"}')]),
         (OURS, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [("f", '{"x": 1}')]),
         (OURS, '<tool_call>{"name": "f", "arguments": [1]}</tool_call>', "", [("f", "[1]")]),
         (OURS, '<tool_call>{"type": "function", "function": {"name": "f", "arguments": {}}}', "", [("f", "{}")]),

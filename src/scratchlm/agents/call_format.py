@@ -128,14 +128,15 @@ class CallFormat:
         """What a turn says beside its calls, and its calls, numbered from ``first``. What begins as a call and cannot
         be read is one with a fault."""
         found: list[tuple[str, Any] | str] = []
-        if self.opening:
-            said, *parts = text.split(self.opening)
-            for part in parts:
-                inside, mark, after = part.partition(self.closing) if self.closing else (part, "", "")
-                found += self._read(inside)
-                said += after if mark else ""
-        else:
+        if not self.opening:
             said, found = self._bare(text)
+        else:
+            said, at = "", 0
+            while (begin := text.find(self.opening, at)) >= 0:
+                said += text[at:begin]
+                read, at = self._read(text, begin + len(self.opening))
+                found += read
+            said += text[at:]
         calls = []
         for number, one in enumerate(found, first):
             if isinstance(one, str):
@@ -150,22 +151,34 @@ class CallFormat:
         body = text.strip().removeprefix("<|python_tag|>").strip()
         if not body.startswith("{"):
             return text, []
-        found = self._read(body)
+        found, end = self._read(body, 0)
         # A text that happens to begin with a brace is an answer.
-        return ("", found) if not isinstance(found[0], str) or '"name"' in body[:40] else (text, [])
+        good = not isinstance(found[0], str) or '"name"' in body[:40]
+        return (body[end:].lstrip(" ;\n"), found) if good else (text, [])
 
-    def _read(self, body: str) -> list[tuple[str, Any] | str]:
-        body = body.strip()
-        if self.style == "named" and "[ARGS]" in body:
-            name, _, arguments = body.partition("[ARGS]")
-            return [(name.partition("[CALL_ID]")[0].strip(), arguments.strip() or "{}")]
+    def _read(self, text: str, start: int) -> tuple[list[tuple[str, Any] | str], int]:
+        """The calls from a place on, and where they end: behind the closing mark. The JSON is read first, since a text
+        in it may hold the marks."""
+        name, at = None, start
+        if self.style == "named" and (mark := text.find("[ARGS]", start)) >= 0:
+            name, at = text[start:mark].partition("[CALL_ID]")[0].strip(), mark + len("[ARGS]")
+        at += len(text) - at - len(text[at:].lstrip())
         try:
-            value, end = json.JSONDecoder().raw_decode(body)
+            value, end = json.JSONDecoder(strict=False).raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            return [f"it is not valid JSON ({error})" if isinstance(error, ValueError) else "it is nested too deeply"]
-        if rest := body[end:].strip(" \n;"):
-            return [f"after its JSON comes {rest[:40]!r}"]
-        return [self._call(one) for one in (value if isinstance(value, list) else [value])] or ["its list is empty"]
+            ends = [place for mark in (self.closing, self.opening) if mark and (place := text.find(mark, start)) >= 0]
+            end = min(ends, default=len(text))
+            why = f"it is not valid JSON ({error})" if isinstance(error, ValueError) else "it is nested too deeply"
+            read: list[tuple[str, Any] | str] = [why if name is None else (name, text[at:end].strip())]
+        else:
+            objects = value if isinstance(value, list) else [value]
+            read = [(name, value)] if name is not None else [*map(self._call, objects)] or ["its list is empty"]
+        closing = text.find(self.closing, end) if self.closing else -1
+        if closing < 0:
+            return read, end
+        if rest := text[end:closing].strip():
+            read = [f"after its JSON comes {rest[:40]!r}"]
+        return read, closing + len(self.closing)
 
     def _call(self, value: Any) -> tuple[str, Any] | str:
         if not isinstance(value, dict):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -24,9 +24,11 @@ from scratchlm.generation.spelling import Spelling, need_llguidance, spelling_of
 if TYPE_CHECKING:
     from scratchlm.tokenizers import Tokenizer
 
-_JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False, "lenient": False}
+JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False, "lenient": False}
 """JSON as ``json.dumps`` writes it: models have read it often, and no budget goes into white space."""
 _MOST_ERROR = 200
+_LONGEST_KNOWN, _MOST_KNOWN = 400, 10_000
+"""Letters of a beginning whose end is kept, and how many are."""
 
 
 class Grammar:
@@ -61,7 +63,7 @@ class Grammar:
             raise UserError(f'the schema is {str(schema)[:40]!r}; give a JSON object, such as {{"type": "object"}}')
         _check_schema(schema)
         value: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else ({} if schema else {"enum": []})
-        return cls({"json_schema": {**value, "x-guidance": _JSON_STYLE}}, "the schema")
+        return cls({"json_schema": {**value, "x-guidance": JSON_STYLE}}, "the schema")
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -118,6 +120,8 @@ class _Compiled:
     """The same on the letters of a search."""
     shortest: list[int]
     """The letters of the shortest text."""
+    ends: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+    """After the letters that a text began with, the shortest end that was found: many texts begin alike."""
 
     @classmethod
     def of(cls, grammar: Grammar, spelling: Spelling) -> _Compiled:
@@ -143,6 +147,7 @@ class Constraint:
         self._words, self._letters = compiled.words.deep_copy(), compiled.letters.deep_copy()
         self._plan = compiled.shortest
         """Letters of an end that is known."""
+        self._ends_known, self._said = compiled.ends, tuple[int, ...]()
         self._plan_ids = self._spelling.spell(self._plan) or []
         self._width = self._spelling.size
         self.begun = False
@@ -200,13 +205,12 @@ class Constraint:
         if token in self._spelling.end_ids:
             self.ended = "end"
             return [token], True
-        words, letters, plan, plan_ids = self._words, self._letters, self._plan, self._plan_ids
-        self._words, self._letters = words.deep_copy(), letters.deep_copy()
+        before = self._fork()
         self._advance([token])
         if self.least > left - 1:
             self._replan(left - 1)
         if self.least > left - 1:
-            self._words, self._letters, self._plan, self._plan_ids = words, letters, plan, plan_ids
+            self._words, self._letters, self._plan, self._plan_ids, self._said = before
             return self._finish(), False
         return [token, *self._force(left - 1)], True
 
@@ -229,6 +233,12 @@ class Constraint:
         mask[:, : self._spelling.size] = torch.from_numpy(found).view(torch.bool)
         return mask
 
+    def _fork(self) -> tuple[Any, Any, list[int], list[int], tuple[int, ...]]:
+        """Go on with copies; what is returned is the state to come back to."""
+        before = self._words, self._letters, self._plan, self._plan_ids, self._said
+        self._words, self._letters = self._words.deep_copy(), self._letters.deep_copy()
+        return before
+
     def _advance(self, tokens: Sequence[int]) -> None:
         """Follow tokens, and know an end from there."""
         letters = [letter for token in tokens for letter in self._spelling.letters_of(token)]
@@ -236,15 +246,25 @@ class Constraint:
             self._raise_error(self._words)
         if not self._letters.consume_tokens(letters):
             self._raise_error(self._letters)
+        self._said += tuple(letters) if len(self._said) <= _LONGEST_KNOWN else ()
+        rest = self._plan[len(letters) :]
         if self._plan[: len(letters)] == letters:
-            self._set_plan(self._plan[len(letters) :])
+            self._set_plan(rest)
         elif self._letters.is_accepting():
             self._set_plan([])
-        elif self._letters.validate_tokens([*self._plan, self._spelling.end_ids[0]]) <= len(self._plan):
-            self._replan(None)
+        elif not self._ends(self._plan):
+            # Another digit than the plan's, say, leaves the rest of the plan as it is.
+            self._set_plan(rest) if self._ends(rest) else self._replan(None)
+
+    def _ends(self, plan: list[int]) -> bool:
+        """Whether letters lead to an end."""
+        return int(self._letters.validate_tokens([*plan, self._spelling.end_ids[0]])) > len(plan)
 
     def _replan(self, most: int | None) -> None:
-        found = shortest_end(self._letters, self._spelling, most)
+        known = self._ends_known if len(self._said) <= _LONGEST_KNOWN and most is None else {}
+        found = known.get(self._said) or shortest_end(self._letters, self._spelling, most)
+        if found and len(known) < _MOST_KNOWN:
+            known[self._said] = found
         if found is not None:
             self._set_plan(found)
         elif most is None:
@@ -259,11 +279,10 @@ class Constraint:
         than it takes."""
         forced: list[int] = []
         if self.least < left and (forced := self._words.compute_ff_tokens()):
-            words, letters, plan, plan_ids = self._words, self._letters, self._plan, self._plan_ids
-            self._words, self._letters = words.deep_copy(), letters.deep_copy()
+            before = self._fork()
             self._advance(forced)
             if self.least + len(forced) > left:  # the fewest tokens spell it, not those that are usual
-                self._words, self._letters, self._plan, self._plan_ids = words, letters, plan, plan_ids
+                self._words, self._letters, self._plan, self._plan_ids, self._said = before
                 forced = []
         if self.least and self.least + len(forced) >= left:
             self._replan(self.least - 1)  # there may be a shorter end than the one that is known
