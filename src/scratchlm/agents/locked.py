@@ -1,7 +1,8 @@
 """A program of its own: it locks itself in and then becomes another program. It imports nothing of scratchlm.
 
 ``python -I -S locked.py SETTINGS COMMAND...``, where SETTINGS is a JSON object: ``seconds`` of the processor,
-``memory`` in bytes, ``readable`` paths, ``runnable`` paths. What is set here cannot be undone by the program:
+``memory`` in bytes, ``readable`` paths, ``runnable`` paths, and ``starting``, an open pipe that is closed when the
+program begins. What is set here cannot be undone by the program:
 
 - limits of the kernel (setrlimit): processor time, memory, no new processes, no byte in any file, few open files;
 - on Linux, Landlock (5.13 and later): nothing is read or run but the paths given, nothing written, no TCP, no signals;
@@ -151,8 +152,10 @@ def _checked(result: int) -> int:
 
 
 if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    os.set_inheritable(given["starting"], False)
     try:
-        lock(json.loads(sys.argv[1]))
+        lock(given)
     except OSError as error:
         sys.exit(f"locked: {error}")
     os.execve(sys.argv[2], sys.argv[2:], {})

@@ -35,9 +35,9 @@ from scratchlm.ranges import check_number, check_whole
 
 _LAUNCHER = Path(__file__).with_name("locked.py")
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
-_OWN_MEMORY, _GRACE, _LONGEST, _TOLD = 256 << 20, 1.0, 100_000, 1_500
-"""Bytes that the interpreter itself may map; seconds for it to stop by itself; characters of a program, and of what is
-told of a failure."""
+_OWN_MEMORY, _START, _GRACE, _LONGEST, _TOLD = 256 << 20, 60.0, 1.0, 100_000, 1_500
+"""Bytes that the interpreter itself may map; seconds for the process to start, and for the program to stop by itself;
+characters of a program, and of what is told of a failure."""
 _ZONES = "/usr/share/zoneinfo"
 _DRIVER = """
 import ast, sys, traceback
@@ -105,8 +105,10 @@ def run_locked(
     """
     if os.name != "posix":
         raise UserError("Python is run for a model on Linux and macOS only; use the calculator instead")
+    started, starting = os.pipe()
     settings = {
-        "seconds": int(limits.seconds + _GRACE) + 1,
+        "starting": starting,
+        "seconds": int(limits.seconds) + 1,
         "memory": limits.memory + _OWN_MEMORY,
         "readable": [str(folder), "/etc/ld.so.cache", *readable],
         "runnable": [*_LIBRARIES, *runnable],
@@ -120,47 +122,52 @@ def run_locked(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=[starting],
         )
     except OSError as error:
+        os.close(started)
         raise UserError(f"no process can be started for Python: {error.strerror}") from error
+    finally:
+        os.close(starting)
     assert process.stdout is not None
     assert process.stderr is not None
-    try:
-        output, errors, killed = _read(process.stdout, process.stderr, limits)
-        if not killed:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-    finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        status = process.wait()
-        process.stdout.close()
-        process.stderr.close()
+    with open(started, "rb", buffering=0) as start, process.stdout, process.stderr:  # noqa: PTH123
+        try:
+            output, errors, killed = _read(start, process.stdout, process.stderr, limits)
+        finally:
+            # Not waited for before: its number, and so its group's, is not another's yet. One that has ended by itself
+            # keeps its status.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
     if errors.startswith("locked: "):
         raise UserError(f"Python cannot be locked in on this machine: {errors.removeprefix('locked: ').strip()}")
     return Ended(status, output, errors, killed)
 
 
-def _read(output: IO[bytes], errors: IO[bytes], limits: Limits) -> tuple[str, str, str]:
-    """Both streams to their ends, or until a limit; and which one."""
-    until = time.monotonic() + limits.seconds + _GRACE
+def _read(start: IO[bytes], output: IO[bytes], errors: IO[bytes], limits: Limits) -> tuple[str, str, str]:
+    """Both streams to their ends, or until a limit; and which one. Time counts from when ``start`` ends: the program
+    itself begins."""
+    until = time.monotonic() + _START
     parts: dict[IO[bytes], list[bytes]] = {output: [], errors: []}
     left, killed = limits.output, ""
     with selectors.DefaultSelector() as waiting:
-        for stream in parts:
+        for stream in (start, *parts):
             waiting.register(stream, selectors.EVENT_READ, stream)
         while waiting.get_map() and not killed:
-            ready = waiting.select(max(0.0, until - time.monotonic()))
-            if not ready:
-                killed = f"it ran longer than {limits.seconds:g} s"
-            for key, _ in ready:
+            for key, _ in waiting.select(max(0.0, until - time.monotonic())):
                 if not (part := os.read(key.fd, min(left, 65_536) + 1)):
                     waiting.unregister(key.fileobj)
+                if key.data is start:
+                    until = time.monotonic() + limits.seconds + _GRACE
+                    continue
                 parts[key.data].append(part)
                 left -= len(part)
                 if left < 0:
                     killed = f"it printed more than {limits.output:,} bytes"
                     break
+            if not killed and time.monotonic() >= until:
+                killed = f"it ran longer than {limits.seconds:g} s"
     texts = [b"".join(parts[stream]).decode("utf-8", "replace") for stream in (output, errors)]
     return texts[0], texts[1], killed
 
@@ -253,7 +260,7 @@ def python_tool(limits: Limits | None = None, *, full: bool = False) -> Tool:
     if full:
         _cpython()
 
-    @tool(name="python", timeout=limits.seconds + 10)
+    @tool(name="python", timeout=limits.seconds + _START + 10)
     def python(code: str) -> str:
         """Run Python code; what it prints and its last expression come back. No files, no network."""
         return run_python(code, limits, full=full)
