@@ -283,7 +283,7 @@ def test_no_attempt_reads_writes_or_calls_anything(
     """Monty locked in, Monty with its limits alone, and CPython locked in."""
     if walls == "inner":
         opened = tmp_path / "opened.py"
-        opened.write_text("import os, sys\nos.execve(sys.argv[2], sys.argv[2:], {})\n")
+        opened.write_text("import os, sys\nos.execve(sys.argv[6], sys.argv[6:], {})\n")
         monkeypatch.setattr(sandbox, "_LAUNCHER", opened)
     before = psutil.Process().children(recursive=True)
     code = ATTEMPTS[number].format(folder=world.folder, port=world.port, pid=os.getpid())

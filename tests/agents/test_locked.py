@@ -63,14 +63,14 @@ ANYWHERE = {
     "a local socket": "import socket; socket.socketpair()",
     "a signal to its parent": "os.kill(int(parent), 0)",
     "a signal to its group": "os.killpg(os.getpgid(int(parent)), 0)",
-    "much memory": "bytearray(1 << 31)",
+    "much memory": "bytearray(1 << 29)",
     "a file in memory": "os.memfd_create('x')",
     "a pipe by name": "os.mkfifo(folder + '/fifo')",
     "another folder": "os.chdir(folder)",
     "another group": "os.setpgid(0, 0) if os.getpid() != os.getsid(0) else os.getpriority(0, 0)",
     "its priority": "os.nice(1)",
-    "shared memory": "assert call(29, 0, 4096, 0o1600) >= 0",
-    "a queue of messages": "call(68, 0, 0o1600)",
+    "shared memory": "call(31, call(29, 0, 4096, 0o1600), 0, 0)",
+    "a queue of messages": "call(71, call(68, 0, 0o1600), 0, 0)",
     "keys": "call(250, 0, -3, 0)",
     "user namespaces": "call(272, 0x10000000)",
     "an open process": "call(434, int(parent), 0)",
@@ -220,7 +220,7 @@ os.kill(os.getpid(), 9)
 def test_a_machine_that_cannot_lock_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "locked.py"
     text = Path(locked.__file__).read_text(encoding="utf-8")
-    broken.write_text(text.replace('limit(settings["seconds"]', 'raise OSError(1, "no"); limit(settings["seconds"]'))
+    broken.write_text(text.replace("    limit(seconds, memory)", '    raise OSError(1, "no")'))
     monkeypatch.setattr(sandbox, "_LAUNCHER", broken)
     with pytest.raises(UserError, match=r"Python cannot be locked in on this machine: \[Errno 1\] no"):
         run_locked([PYTHON], tmp_path, Limits())

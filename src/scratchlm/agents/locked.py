@@ -1,8 +1,8 @@
 """A program of its own: it locks itself in and then becomes another program. It imports nothing of scratchlm.
 
-``python -I -S locked.py SETTINGS COMMAND...``, where SETTINGS is a JSON object: ``seconds`` of the processor,
-``memory`` in bytes, ``readable`` paths, ``runnable`` paths, and ``starting``, an open pipe that is closed when the
-program begins. What is set here cannot be undone by the program:
+``python -I -S locked.py STARTING SECONDS MEMORY READABLE RUNNABLE COMMAND...``: an open pipe, which is closed when the
+program begins, seconds of the processor, bytes of memory, and paths, a line each, that it may read, and also run. What
+is set here cannot be undone by the program:
 
 - limits of the kernel (setrlimit): processor time, memory, no new processes, no byte in any file, few open files;
 - on Linux, Landlock (5.13 and later): nothing is read or run but the paths given, nothing written, no TCP, no signals;
@@ -16,13 +16,11 @@ The list is of names that have a number on x86-64 and on arm64; on another machi
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import platform
 import resource
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 22, 38, 9
@@ -77,7 +75,7 @@ def landlock_version() -> int:
 
 def has_all_locks() -> bool:
     """Whether this machine has Landlock, and seccomp with numbers that are known here."""
-    return landlock_version() > 0 and platform.machine() in _ARCHITECTURES
+    return landlock_version() > 0 and os.uname().machine in _ARCHITECTURES
 
 
 def landlock(readable: Sequence[str], runnable: Sequence[str]) -> bool:
@@ -112,9 +110,9 @@ def seccomp() -> bool:
     Raises:
         OSError: the kernel refuses.
     """
-    if platform.machine() not in _ARCHITECTURES:
+    if os.uname().machine not in _ARCHITECTURES:
         return False
-    audit, column = _ARCHITECTURES[platform.machine()]
+    audit, column = _ARCHITECTURES[os.uname().machine]
     load, equal, answer = 0x20, 0x15, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050000 | 1, 0x80000000
     program = [(load, 0, 0, 4), (equal, 1, 0, audit), (answer, 0, 0, kill), (load, 0, 0, 0)]
@@ -130,13 +128,17 @@ def seccomp() -> bool:
     return True
 
 
-def lock(settings: Mapping[str, Any]) -> None:
-    """All locks of this machine, in the order in which each still can be set."""
-    limit(settings["seconds"], settings["memory"])
+def lock(seconds: int, memory: int, readable: Sequence[str], runnable: Sequence[str]) -> None:
+    """All locks of this machine, in the order in which each still can be set.
+
+    Raises:
+        OSError: one of them is refused.
+    """
+    limit(seconds, memory)
     if sys.platform == "linux":
         _checked(_libc().prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0))
         _checked(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        landlock(settings["readable"], settings["runnable"])
+        landlock(readable, runnable)
         seccomp()
 
 
@@ -152,10 +154,10 @@ def _checked(result: int) -> int:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    os.set_inheritable(given["starting"], False)
+    starting, seconds, memory, readable, runnable = sys.argv[1:6]
+    os.set_inheritable(int(starting), False)
     try:
-        lock(given)
+        lock(int(seconds), int(memory), readable.split("\n"), runnable.split("\n"))
     except OSError as error:
         sys.exit(f"locked: {error}")
-    os.execve(sys.argv[2], sys.argv[2:], {})
+    os.execve(sys.argv[6], sys.argv[6:], {})

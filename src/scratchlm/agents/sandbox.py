@@ -11,7 +11,6 @@ where the kernel has all locks, and refused elsewhere.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import selectors
@@ -106,16 +105,12 @@ def run_locked(
     if os.name != "posix":
         raise UserError("Python is run for a model on Linux and macOS only; use the calculator instead")
     started, starting = os.pipe()
-    settings = {
-        "starting": starting,
-        "seconds": int(limits.seconds) + 1,
-        "memory": limits.memory + _OWN_MEMORY,
-        "readable": [str(folder), "/etc/ld.so.cache", *readable],
-        "runnable": [*_LIBRARIES, *runnable],
-    }
+    seconds, memory = int(limits.seconds) + 1, limits.memory + _OWN_MEMORY
+    paths = [str(folder), "/etc/ld.so.cache", *readable], [*_LIBRARIES, *runnable]
+    settings = [starting, seconds, memory, *("\n".join(some) for some in paths)]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(settings), *command],
+            [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, settings), *command],
             cwd=folder,
             env={},
             stdin=subprocess.DEVNULL,
