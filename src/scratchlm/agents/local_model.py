@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Protocol
 
 from scratchlm.agents.call_format import CallFormat, format_of
@@ -51,17 +50,12 @@ class LocalAgentModel:
     def __init__(self, model: Loaded, *, constrained: bool = True, form: CallFormat | None = None) -> None:
         if model.config.architecture != "decoder":
             raise UserError(f"{model.name} is no decoder and cannot call tools; give a chat model")
-        self.model, self.name = model, model.name
+        self.model, self.name, self.context = model, model.name, int(model.config.context)
         self.form = form or format_of(model.tokenizer)
         opening = model.tokenizer.encode(self.form.opening, allow_special=True)
         # A grammar is of text; where a call begins with a token that spells none, the model writes freely.
         self.constrained = constrained and not model.tokenizer.special_ids.intersection(opening)
         self._grammars: dict[str, Grammar] = {}
-
-    @cached_property
-    def context(self) -> int:
-        """Tokens that it reads and writes at most."""
-        return self.model.engine().backend.context
 
     def count(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> int:
         """The tokens that these take as a prompt."""

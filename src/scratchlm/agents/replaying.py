@@ -17,6 +17,7 @@ from scratchlm.agents.model import Reply, ToolCall
 from scratchlm.agents.settings import AgentSettings
 from scratchlm.agents.state import State
 from scratchlm.agents.traces import VERSION
+from scratchlm.checkpoints.files import disk_errors, write_text
 from scratchlm.errors import UserError
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.reading import read_text
@@ -257,3 +258,15 @@ def training_rows(
         given, shown = form.prompt(messages, tools)
         rows.append({"messages": given, **({"tools": shown} if shown else {})})
     return rows
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows as JSONL.
+
+    Raises:
+        UserError: there are none, or they cannot be written.
+    """
+    if not rows:
+        raise UserError("no run of the trace ended in an answer, so there is nothing to learn from")
+    with disk_errors(str(path), "choose another file"):
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -10,6 +10,7 @@ from scratchlm.agents.calculator import calculate, shown_number
 from scratchlm.agents.dates import date_tools
 from scratchlm.agents.document_tool import document_tool
 from scratchlm.agents.file_tools import file_tools
+from scratchlm.agents.remembering import memory_tools
 from scratchlm.agents.sandbox import python_tool
 from scratchlm.agents.table import read_table, table_tool
 from scratchlm.agents.tool import Tool, tool
@@ -30,9 +31,9 @@ def open_tools(names: Sequence[str]) -> list[Tool]:
 
     ``calculator``, ``dates``, ``units``; ``python``, and ``python-full`` by CPython; ``table:FILE`` looks up rows;
     ``files:FOLDER`` reads what is in a folder, and ``files-write:FOLDER`` writes there too; ``documents:STORE``
-    searches an index; ``web`` fetches public pages, ``web:HOST`` those of a host (give several for several);
-    ``file.py:function`` and ``module:function`` are functions or :class:`Tool` objects of the user's own, whose code is
-    run.
+    searches an index, and ``memory:STORE`` keeps texts in one; ``web`` fetches public pages, ``web:HOST`` those of a
+    host (give several for several); ``file.py:function`` and ``module:function`` are functions or :class:`Tool` objects
+    of the user's own, whose code is run.
 
     Raises:
         UserError: there is no such tool, what it needs is missing, or two have the same name.
@@ -73,6 +74,7 @@ _PLAIN: dict[str, Callable[[], list[Tool]]] = {
 _PLACED: dict[str, tuple[str, Callable[[str], list[Tool]]]] = {
     "table": ("FILE", lambda place: [_table(Path(place), alone=True)]),
     "documents": ("STORE", lambda place: [document_tool(place)]),
+    "memory": ("STORE", memory_tools),
     "files": ("FOLDER", lambda place: file_tools(Path(place))),
     "files-write": ("FOLDER", lambda place: file_tools(Path(place), writing=True)),
 }

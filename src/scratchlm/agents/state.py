@@ -110,6 +110,13 @@ class State:
         """Ready for JSON; :meth:`from_json` reads it."""
         return asdict(self)
 
+    def report(self) -> dict[str, Any]:
+        """What came of it, ready for JSON: the answer, the calls, what it took."""
+        own = ("answer", "status", "reason", "prompt_tokens", "completion_tokens", "seconds", "cost")
+        names = ("name", "arguments", "result", "failed", "made", "seconds")
+        calls = [{name: getattr(call, name) for name in names} for call in self.calls]
+        return {**{name: getattr(self, name) for name in own}, "steps": len(self.steps), "calls": calls}
+
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> State:
         """The state of :meth:`as_json`.

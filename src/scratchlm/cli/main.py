@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from scratchlm import __version__
+from scratchlm.cli.agent import agent
 from scratchlm.cli.align import align
 from scratchlm.cli.ask import ask
 from scratchlm.cli.bench import bench
@@ -30,6 +31,7 @@ from scratchlm.cli.predict import predict
 from scratchlm.cli.rag_eval import rag_eval
 from scratchlm.cli.rag_sweep import rag_sweep
 from scratchlm.cli.search import search
+from scratchlm.cli.traces import traces
 from scratchlm.cli.train import train
 from scratchlm.errors import UserError
 
@@ -65,6 +67,7 @@ for _name, _verb in (
     ("index", index),
     ("search", search),
     ("ask", ask),
+    ("agent", agent),
     ("rag-eval", rag_eval),
     ("rag-sweep", rag_sweep),
     ("plot", plot),
@@ -72,6 +75,7 @@ for _name, _verb in (
 ):
     app.command(_name)(_verb)
 app.add_typer(models, name="models")
+app.add_typer(traces, name="traces")
 
 
 def _show_version(asked: bool) -> None:

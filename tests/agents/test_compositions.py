@@ -1,0 +1,176 @@
+"""Agents put together, and what they remember."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scratchlm.agents.compositions import agent, as_tool, decide, make_plan, plan_and_act, reflect, route
+from scratchlm.agents.local_model import LocalAgentModel
+from scratchlm.agents.loop import run_agent
+from scratchlm.agents.settings import AgentSettings, Event
+from scratchlm.agents.state import State
+from scratchlm.errors import UserError
+
+from ..retrieval.index_parts import Words, paragraphs
+from .chat_tokenizers import CHATML
+from .scripted import ScriptedModel, noting
+from .tiny_models import Tiny
+
+PLAN = ("plan", {"steps": ["Look.", "Count."]})
+
+
+def test_an_agent_is_another_ones_tool() -> None:
+    note, seen = noting()
+    inner = agent(ScriptedModel(("note", {"text": "a"}), "Noted."), [note])
+    outer = ScriptedModel(("helper", {"task": "Note a"}), "It is done.")
+    state = run_agent("See that a is noted", outer, [as_tool(inner, "helper", "Notes things.")])
+    assert (state.answer, state.calls[0].result, seen) == ("It is done.", "Noted.", [{"text": "a"}])
+
+
+def test_an_agent_that_finds_nothing_is_a_tool_that_failed() -> None:
+    inner = agent(ScriptedModel(""))
+    state = run_agent("Ask", ScriptedModel(("helper", {"task": "x"}), "So."), [as_tool(inner, "helper", "")])
+    assert state.calls[0].failed
+    assert "no answer (empty)" in (state.calls[0].result or "")
+
+
+def test_a_plan_is_made_and_done_step_by_step() -> None:
+    tasks: list[str] = []
+
+    def worker(task: str) -> State:
+        tasks.append(task)
+        return run_agent(task, ScriptedModel(f"Found {len(tasks)}."))
+
+    states = plan_and_act("How many?", ScriptedModel(PLAN), worker)
+    assert [state.answer for state in states] == ["Found 1.", "Found 2.", "Found 3."]
+    assert tasks[1] == "How many?\n\nWhat is known:\n- Look.: Found 1.\n\nDo only this step: Count."
+    assert tasks[2] == "How many?\n\nWhat is known:\n- Look.: Found 1.\n- Count.: Found 2."
+
+
+def test_a_step_that_finds_nothing_ends_the_plan() -> None:
+    states = plan_and_act("How many?", ScriptedModel(PLAN), agent(ScriptedModel("")))
+    assert [state.status for state in states] == ["stopped"]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_an_answer_is_looked_at_again(rounds: int) -> None:
+    judge = ScriptedModel(("judge", {"why": "it is too short", "right": False}), ("judge", {"why": "", "right": True}))
+    worker = agent(ScriptedModel("A longer answer."))
+    state = reflect(run_agent("Explain", ScriptedModel("No.")), judge, worker, rounds=rounds)
+    assert state.answer == "A longer answer."
+    assert "An earlier answer was: No.\nIt was found wanting: it is too short" in state.task
+    assert len(judge.seen) == min(rounds, 2)
+
+
+def test_a_right_answer_stays() -> None:
+    state = run_agent("Explain", ScriptedModel("Yes."))
+    judge = ScriptedModel(("judge", {"why": "", "right": True}))
+    assert reflect(state, judge, agent(ScriptedModel(RuntimeError()))) is state
+
+
+def test_a_task_goes_to_one_of_several() -> None:
+    model = ScriptedModel(("choose", {"name": "cook"}), ("choose", {"name": "baker"}))
+    assert route("Bake", model, {"baker": "bread", "smith": "iron"}) == "baker"
+    assert "'cook' is not one of" in model.seen[1][-1]["content"]
+    assert model.choices[0] == {"name": "choose"}
+    with pytest.raises(UserError, match="no agent to choose"):
+        route("Bake", model, {})
+
+
+@pytest.mark.parametrize(
+    "turn", ["I do not know.", ("plan", "broken"), ("other", {"steps": ["a"]}), ("plan", {})], ids=str
+)
+def test_a_model_that_cannot_decide_is_told_in_one_line(turn: Any) -> None:
+    model = ScriptedModel(turn)
+    with pytest.raises(UserError, match="scripted makes no plan that fits"):
+        make_plan("How?", model)
+    assert len(model.seen) == 3
+
+
+def test_an_untrained_model_decides_in_the_form_that_is_asked() -> None:
+    model = LocalAgentModel(Tiny(CHATML))
+    said = decide(model, "Which?", "pick", {"which": {"enum": ["left", "right"]}, "sure": {"type": "boolean"}})
+    assert said["which"] in ("left", "right")
+    assert isinstance(said["sure"], bool)
+
+
+# ---- memory
+
+
+def test_a_full_context_is_summed_up_and_the_last_turn_stays() -> None:
+    long, _ = noting(answer=lambda given: f"{given['text']} " * 100)
+    turns = [("note", {"text": f"word{n}"}) for n in range(6)]
+
+    class Summing(ScriptedModel):
+        def respond(self, messages: Any, tools: Any = (), **more: Any) -> Any:
+            if "Sum up" in messages[-1]["content"]:
+                return ScriptedModel("word0 to word4 were noted.").respond(messages, tools, **more)
+            return super().respond(messages, tools, **more)
+
+    model, heard = Summing(*turns, "Done.", context=900), list[Event]()
+    state = run_agent("Note words", model, [long], AgentSettings(max_new_tokens=100), on_event=heard.append)
+    assert state.answer == "Done."
+    last = model.seen[-1]
+    assert last[0]["content"].startswith("Note words\n\nWhat has been done so far: word0 to word4 were noted.")
+    assert last[-1]["content"].startswith("word5")
+    assert model.count(last) < 900
+    assert [event.kind for event in heard].count("summary") == len([e for e in heard if e.kind == "summary"]) > 0
+    assert len(state.calls) == 6
+
+
+@pytest.mark.parametrize("summarise", [True, False])
+def test_old_results_are_shortened_first_and_turns_dropped_last(summarise: bool) -> None:
+    long, _ = noting(answer=lambda given: f"{given['text']} " * 60)
+    turns = [("note", {"text": f"word{n}"}) for n in range(5)]
+    model = ScriptedModel(*turns, "", context=700)
+    settings = AgentSettings(max_new_tokens=50, max_steps=6, summarise=summarise)
+    run_agent("Note words", model, [long], settings)
+    shortened = [m for seen in model.seen for m in seen if m["role"] == "tool" and "[shortened]" in m["content"]]
+    assert shortened
+    assert all(model.count(seen) < 700 for seen in model.seen)
+
+
+def test_what_is_remembered_is_recalled_in_a_later_run(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    from scratchlm.agents.remembering import memory_tools
+
+    store = str(tmp_path / "memory")
+    tools = memory_tools(store, Words(), cut=paragraphs)  # type: ignore[arg-type]
+    turns = [("remember", {"text": text}) for text in ("The key lies under the stone.", "Anna likes tea.")]
+    state = run_agent("Remember", ScriptedModel(*turns, ("remember", {"text": " "}), "Done."), tools)
+    assert [call.result for call in state.calls[:2]] == ["kept", "kept"]
+    assert state.calls[2].failed
+    assert [one.effects for one in tools] == [True, False]
+    again = memory_tools(store, Words(), cut=paragraphs)  # type: ignore[arg-type]
+    state = run_agent(
+        "Where?", ScriptedModel(("recall", {"query": "The key lies under the stone.", "count": 1}), "There."), again
+    )
+    assert "The key lies under the stone." in (state.calls[0].result or "")
+
+
+def test_spans_have_the_times_and_names_of_a_trace(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from scratchlm.agents.replaying import read_trace
+    from scratchlm.agents.telemetry import export_spans
+
+    from .test_traces import traced
+
+    failing, _ = noting(answer=OSError("no"))
+    traced(tmp_path / "t.jsonl", ("note", {"text": "a"}), ("nothing", {}), "So.", tools=[failing])
+    exporter = InMemorySpanExporter()
+    export_spans(read_trace(tmp_path / "t.jsonl"), exporter)
+    spans = exporter.get_finished_spans()
+    names = [span.name for span in spans]
+    assert names == ["chat scripted", "execute_tool note", "chat scripted", "chat scripted", "invoke_agent"]
+    root = spans[-1]
+    assert all(span.parent.span_id == root.context.span_id for span in spans[:-1])
+    assert spans[0].attributes["gen_ai.usage.input_tokens"] == 100
+    assert spans[1].status.status_code.name == "ERROR"
+    assert root.end_time >= max(span.end_time for span in spans)
+    assert json.loads(spans[0].to_json())["attributes"]["gen_ai.request.model"] == "scripted"
