@@ -12,7 +12,7 @@ import torch
 from scratchlm.data import IGNORE, Examples, Plan
 from scratchlm.data.packing import packed_batch
 from scratchlm.data.records import Skipped
-from scratchlm.data.sharing import LEAST, common_beginnings, shared_batch
+from scratchlm.data.sharing import LEAST, common_beginnings, shared_batch, shared_tokens, usual_beginning
 from scratchlm.models import ModelConfig, build_model, textbook
 from scratchlm.models.block import recompute_blocks
 from scratchlm.models.sharing import Sharing
@@ -101,11 +101,13 @@ def test_a_shared_row_says_of_which_tokens_each_text_consists() -> None:
     assert batch.documents.tolist() == [[0] * 7 + [1] * 6 + [2] * 7]
 
 
-def test_neighbours_alone_share_and_not_for_a_token_or_two() -> None:
+def test_later_ones_alone_share_and_not_for_a_token_or_two() -> None:
     prompt = list(range(1, 7))
     examples = examples_of([(prompt, [7]), (prompt, [8]), (prompt, [9])])
     begun = common_beginnings(examples)
-    assert shared_batch(examples, [[0, 2]], begun) is None
+    assert shared_batch(examples, [[2, 0]], begun) is None
+    assert shared_batch(examples, [[0], [2]], begun) is None
+    assert shared_batch(examples, [[0, 2]], begun) is not None
     assert shared_batch(examples, [[1], [0]], begun) is None
     few = examples_of([(list(range(1, LEAST + 1)), [7]), (list(range(1, LEAST + 1)), [8])])
     assert common_beginnings(few).tolist() == [0, 0]
@@ -158,3 +160,49 @@ def test_what_cannot_share_is_refused() -> None:
         Sharing(torch.tensor([[0, 1, 3]]), 3)
     with pytest.raises(ValueError, match="in none of its texts"):
         Sharing(torch.tensor([[0, 1, 1]]), 3)
+
+
+def one_prompt_for_all(count: int = 24) -> Examples:
+    """Texts that all begin alike, some of them for longer."""
+    random = np.random.default_rng(3)
+    prompt = random.integers(1, 23, 12).tolist()
+    more = [random.integers(1, 23, 3).tolist() for _ in range(3)]
+    return examples_of(
+        [(prompt + more[n * 3 // count], random.integers(1, 23, random.integers(1, 9)).tolist()) for n in range(count)]
+    )
+
+
+def test_what_examples_far_apart_have_in_common() -> None:
+    examples = one_prompt_for_all()
+    begun = common_beginnings(examples)
+    for earlier in range(len(examples)):
+        for later in range(len(examples)):
+            found = shared_tokens(begun, earlier, later)
+            (a, _), (b, _) = examples[earlier], examples[later]
+            assert (found == 0) == (later <= earlier)
+            assert (a[:found] == b[:found]).all()
+    assert shared_tokens(begun, 0, 7) == 14  # the last token of a prompt is learned from
+    assert shared_tokens(begun, 0, 8) == 12
+    assert shared_tokens(np.array([0, 9, 0, 9]), 0, 3) == 0
+
+
+def test_rows_that_are_far_apart_share_what_all_between_them_begin_with() -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(architecture="decoder", **SMALL, **DECODERS["grouped heads"]))
+    examples = one_prompt_for_all()
+    for step in range(4):
+        plan = Plan(examples, rows=6, tokens=500, shares=True, seed=1)
+        batches, taken = plan.step(step), plan.indices(step)
+        assert sum(batch.ids.numel() for batch in batches) <= examples.lengths[taken].sum() - 5 * 12
+        assert_taught_alike(model, batches, [packed_batch(examples, [[n]]) for n in taken])
+    whole = [packed_batch(examples, [[n]]) for n in range(len(examples))]
+    assert_taught_alike(model, list(Plan(examples, rows=6, tokens=500, shares=True).in_order()), whole)
+
+
+def test_whether_sharing_pays() -> None:
+    assert usual_beginning(one_prompt_for_all()) == 14
+    random = np.random.default_rng(0)
+    apart = [(random.integers(1, 23, 9).tolist(), random.integers(1, 23, 9).tolist()) for _ in range(20)]
+    assert usual_beginning(examples_of(apart)) == 0
+    little = [([1, 2, 3, 4, 5, *random.integers(1, 23, 40).tolist()], [7]) for _ in range(20)]
+    assert usual_beginning(examples_of(little)) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,33 @@ def test_a_packed_step_has_the_loss_and_the_gradients_of_its_rows_one_by_one(
     torch.testing.assert_close(packed, alone, atol=1e-4, rtol=1e-5)
     for name, parameter in trainable(model).items():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-4, rtol=1e-4, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.parametrize("task", ["prompt", "chat"])
+def test_rows_that_begin_alike_teach_the_same_in_fewer_tokens(
+    task: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "the sea is wide and cold"
+    given = rows(task)
+    for row in given:
+        if task == "chat":
+            row["messages"].insert(0, {"role": "system", "content": told})
+        else:
+            row["prompt"] = f"{told} {row['prompt']}"
+    write_rows(tmp_path / "alike.jsonl", given)
+    asked = Question(str(bases / "llama"), str(tmp_path / "alike.jsonl"), None, "full")
+    changes = settings(batch_size=8, steps=4, max_length=48, pass_tokens=400, eval_prompts=0)
+    shared = tune(asked, tmp_path / "shared", settings=changes, reporter=QUIET).tuning
+    assert any(batch.opened is not None for batch in shared.task.train.step(0))
+    usual = {name: value for name, value in changes.items() if name != "pass_tokens"}
+    assert prepare(asked, RunFolder(tmp_path / "usual"), usual, QUIET).task.train.tokens > 256
+    module = sys.modules["scratchlm.training.finetune"]  # its package has a function of that name
+    monkeypatch.setattr(module, "usual_beginning", lambda _examples: 0)
+    whole = tune(asked, tmp_path / "whole", settings=changes, reporter=QUIET).tuning
+    tokens = [sum(batch.ids.numel() for batch in one.task.train.step(0)) for one in (shared, whole)]
+    assert tokens[0] < 0.8 * tokens[1]
+    for name, weight in whole.model.state_dict().items():
+        torch.testing.assert_close(shared.model.state_dict()[name], weight, atol=1e-5, rtol=1e-4)
 
 
 # -- presets, and tuning what is tuned -------------------------------------------------------------------------------

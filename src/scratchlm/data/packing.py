@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from scratchlm.data.batch import IGNORE, Batch
 from scratchlm.data.examples import ADJACENT, Examples
-from scratchlm.data.sharing import common_beginnings, shared_batch
+from scratchlm.data.sharing import common_beginnings, shared_batch, shared_tokens
 from scratchlm.errors import UserError
 
 Method = Literal["auto", "pack", "length"]
@@ -77,8 +78,8 @@ def packed_batch(
     apart, and none is predicted from another. T is ``block``, or the fullest bin's tokens; a bin of one example makes
     an ordinary padded row. Padding is document -1 and has no label, whatever its id.
 
-    ``begun`` (N,) says how many tokens each example has in common with the one before it: where the two follow one
-    another in a bin, those are there once (see :mod:`~scratchlm.data.sharing`)."""
+    ``begun`` (N,) says how many tokens each example has in common with the one before it: what an example has in common
+    with the one before it in a bin is there once (see :mod:`~scratchlm.data.sharing`)."""
     if begun is not None and (shared := shared_batch(examples, bins, begun)) is not None:
         return shared
     rows = [[examples[int(number)] for number in one] for one in bins]
@@ -198,7 +199,8 @@ class Plan:
         """All examples once, for evaluation."""
         by_length = np.argsort(np.add.reduceat(self._lengths, self._units[:-1]), kind="stable")
         for first in range(0, len(by_length), self.rows):
-            yield from map(self._batch, self._layout(by_length[first : first + self.rows]))
+            some = by_length[first : first + self.rows]
+            yield from map(self._batch, self._layout(np.sort(some) if self.shares else some))
 
     def waste(self) -> float:
         """The share of padding among the tokens of the first steps."""
@@ -256,8 +258,8 @@ class Plan:
         joined = [pieces[0]]
         for one in pieces[1:]:
             both = np.concatenate([joined[-1], one])
-            follows = one[0] == joined[-1][-1] + 1 and self._begun[one[0]] > 0
-            if follows and self._tokens(both) <= _OVER * self.tokens:
+            shared = shared_tokens(self._begun, int(joined[-1][-1]), int(one[0]))
+            if shared and self._tokens(both) <= _OVER * self.tokens:
                 joined[-1] = both
             else:
                 joined.append(one)
@@ -265,8 +267,10 @@ class Plan:
 
     def _tokens(self, numbers: Indices) -> int:
         """Tokens of examples that lie one after the other in a row."""
-        follow = numbers[1:][np.diff(numbers) == 1]
-        return int(self._lengths[numbers].sum() - self._begun[follow].sum())
+        whole = int(self._lengths[numbers].sum())
+        if not self.shares:
+            return whole
+        return whole - sum(shared_tokens(self._begun, *two) for two in pairwise(numbers.tolist()))
 
     def _packed(self, sizes: Indices) -> list[list[Indices]]:
         """Bins of like fullness, as few as may be: a last one with a few tokens would cost nearly as much as a full."""

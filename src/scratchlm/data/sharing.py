@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from scratchlm.data.batch import IGNORE, Batch
 from scratchlm.data.examples import Examples
+from scratchlm.data.record_rows import Task
 
 Indices = NDArray[np.int64]
+SHARING: tuple[Task, ...] = ("lm", "prompt", "chat")
+"""Tasks whose examples may be computed with their beginnings shared, if the model is causal."""
+_WORTH = 0.2
 LEAST = 4
 """Tokens that are worth it; most texts begin with the same one or two."""
 
@@ -32,6 +36,20 @@ def common_beginnings(examples: Examples) -> Indices:
         found[number] = most if same.all() else int(same.argmin())
     found[found < LEAST] = 0
     return found
+
+
+def usual_beginning(examples: Examples) -> int:
+    """How many tokens an example has in common with the one before it, in the middle of all; 0 where that is less than
+    a fifth of an example, so that it would not pay to compute them once."""
+    middle = int(np.median(common_beginnings(examples)))
+    return middle if middle >= _WORTH * float(examples.lengths.mean()) else 0
+
+
+def shared_tokens(begun: Indices, earlier: int, later: int) -> int:
+    """How many tokens two examples are known to have in common: what all from the one to the other begin with, by what
+    each has in common with the one before it (``begun``, of :func:`common_beginnings`). 0 where the other is not later.
+    """
+    return int(begun[earlier + 1 : later + 1].min()) if earlier < later else 0
 
 
 def shared_batch(examples: Examples, bins: Sequence[Sequence[int] | Indices], begun: Indices) -> Batch | None:
@@ -67,8 +85,7 @@ class _Row:
         whole = np.zeros(0, np.int64)
         for place, number in enumerate(numbers):
             part, targets = examples[number]
-            follows = place > 0 and numbers[place - 1] == number - 1
-            first = int(begun[number]) if follows else 0
+            first = shared_tokens(begun, numbers[place - 1], number) if place else 0
             whole = np.concatenate([whole[:first], np.arange(at, at + len(part) - first)])
             ids.append(part[first:])
             labels.append(targets[first:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from scratchlm.adapters.run import TUNING, AdapterRun
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.pooling import copy_pooling
 from scratchlm.data import Examples, Plan, Splits
+from scratchlm.data.sharing import SHARING, usual_beginning
 from scratchlm.data.tags import word_style
 from scratchlm.errors import UserError
 from scratchlm.models import Model
@@ -160,16 +161,18 @@ def prepare(
     start = start_from(question.model, question.method, splits, model_settings, tuning, probe, goal.head(task))
     train, held_out = encode_splits(splits, start, tuning, start.config.architecture == "decoder", reporter)
     place = place or World(choose_device(probe.device))
-    pass_tokens = tuning.pass_tokens or usual_pass_tokens(question.method, task, place.device.type)
+    begun = usual_beginning(train) if start.config.architecture == "decoder" and task in SHARING else 0
+    # A pass holds several rows beside what they share.
+    pass_tokens = tuning.pass_tokens or usual_pass_tokens(question.method, task, place.device.type) + 3 * begun
     anew = ANEW if is_preset(question.model) else {}
     given = anew | goal.defaults(task, question.method) | train_settings
     probe = tuned_train_config(question.method, 10, {"warmup_steps": 0} | given, 1)
     rows = probe.batch_size * probe.accumulation
-    plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width)
+    plan = Plan(train, rows, pass_tokens, probe.seed, tuning.layout, start.config.width, shares=begun > 0)
     per_epoch = goal.steps_per_epoch(plan, own)
     steps = train_settings.get("steps", max(1, round(tuning.epochs * per_epoch)))
     config = tuned_train_config(question.method, steps, given, min(per_epoch, steps))
-    held_plan = None if held_out is None else Plan(held_out, rows, pass_tokens, 0, "auto", start.config.width)
+    held_plan = None if held_out is None else replace(plan, examples=held_out, seed=0, method="auto", _orders={})
     model = start.model()
     quantised = None
     if question.method == "qlora":
