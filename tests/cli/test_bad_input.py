@@ -136,6 +136,15 @@ TABLE: list[tuple[str, str]] = [
     ("ask Rumi", "--store"),
     ("rag-eval --store store", "--queries"),
     ("rag-sweep", "DOCS|scratchlm rag-sweep --help"),
+    # teach-tools
+    ("teach-tools", "MODEL|scratchlm teach-tools --help"),
+    ("teach-tools gpt", "--out"),
+    ("teach-tools nope --out new", "'nope'|scratchlm train"),
+    ("teach-tools bert --out new", "bert is no decoder|choose one"),
+    ("teach-tools gpt --out new", "no chat template|chat model"),
+    ("teach-tools gpt --out new --rows 3", "rows is 3|at least 16"),
+    ("teach-tools gpt --out new --rollouts -1", "rollouts is -1|at least 0"),
+    ("teach-tools gpt --out new --set stepz=3", "--set|stepz|did you mean 'steps'"),
     # plot
     ("plot nope", "'nope'|scratchlm train"),
     ("plot no-metrics", "metrics.jsonl|run"),

@@ -31,6 +31,7 @@ from scratchlm.cli.predict import predict
 from scratchlm.cli.rag_eval import rag_eval
 from scratchlm.cli.rag_sweep import rag_sweep
 from scratchlm.cli.search import search
+from scratchlm.cli.teach_tools import teach_tools
 from scratchlm.cli.traces import traces
 from scratchlm.cli.train import train
 from scratchlm.errors import UserError
@@ -58,6 +59,7 @@ for _name, _verb in (
     ("train", train),
     ("finetune", finetune),
     ("align", align),
+    ("teach-tools", teach_tools),
     ("eval", evaluate),
     ("generate", generate),
     ("chat", chat),
