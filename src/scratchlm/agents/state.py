@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,8 +108,7 @@ class State:
 
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON; :meth:`from_json` reads it."""
-        steps = [{**vars(step), "calls": [dict(vars(call)) for call in step.calls]} for step in self.steps]
-        return {**vars(self), "steps": steps}
+        return asdict(self)
 
     def report(self) -> dict[str, Any]:
         """What came of it, ready for JSON: the answer, the calls, what it took."""

@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "edit": ("retrieval_speed.py", "edit"),
     "search-quality": ("retrieval_quality.py",),
     "answers": ("answer_quality.py",),
-    "agent-overhead": ("agent_overhead.py",),
+    "agent-tasks": ("agent_tasks.py",),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 
