@@ -57,6 +57,7 @@ def test_what_a_document_tells_the_model_to_say_does_not_reach_it(case: dict[str
     assert "<|im_" not in said
 
 
+@pytest.mark.slow
 def test_an_index_is_opened_with_its_own_model(tmp_path: Path) -> None:
     try:
         embedder = Embedder.open("all-minilm-l6-v2")

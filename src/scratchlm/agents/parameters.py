@@ -105,6 +105,13 @@ def _plain(value: Any) -> bool:
         return False
 
 
+_VALUES = ("default", "const", "enum", "examples")
+_LEFT_OUT = ("title", "$defs", "discriminator", "uniqueItems")
+_MEANT = {"oneOf": "anyOf"}
+"""Constrained decoding cannot promise that items differ, nor that no more than one part fits; a set takes an item
+twice, and of the parts of pydantic's unions only one can fit."""
+
+
 def tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema without titles, with its ``$defs`` written out in place, and with closed objects. A type that contains
     itself keeps its ``$ref``."""
@@ -128,11 +135,10 @@ def tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
                     kept[target] = walk(definitions[target], inside)
                 return dict(part)
             return {**walk(definitions[target], (*inside, target)), **walk(beside, inside)}
-        own = ("default", "const", "enum", "examples")
         found = {
-            key: value if key in own else walk(value, inside, key == "properties")
+            _MEANT.get(key, key): value if key in _VALUES else walk(value, inside, key == "properties")
             for key, value in part.items()
-            if key not in ("title", "$defs", "discriminator")
+            if key not in _LEFT_OUT
         }
         if "properties" in found:
             found.setdefault("additionalProperties", False)
