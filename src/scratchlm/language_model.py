@@ -99,11 +99,11 @@ class LanguageModel:
         """
         return self.engine_for(ROWS)
 
-    def engine_for(self, rows: int) -> Engine:
-        """:meth:`engine`, with room for at least so many texts at a time."""
+    def engine_for(self, rows: int, context: int | None = None) -> Engine:
+        """:meth:`engine`, with room for so many texts at least; a new one keeps at most ``context`` tokens of each."""
         stamp = self._weights_stamp()
         if self._engine is None or stamp != self._stamp or self._engine.backend.slots < rows:
-            self._engine = self._build_engine(max(rows, ROWS))
+            self._engine = self._build_engine(max(rows, ROWS), context)
             self._stamp = self._weights_stamp()
         return self._engine
 
@@ -362,16 +362,15 @@ class LanguageModel:
             raise UserError(f"{self.name} comes without the text it was trained on; say what to measure on with --data")
         return self.run
 
-    def _build_engine(self, rows: int) -> Engine:
+    def _build_engine(self, rows: int, context: int | None) -> Engine:
         self._needs_words("continue text")
         if self.config.architecture != "decoder":
             raise UserError(f"{self.name} does not continue text; use: {self.usage()}")
         precision = self.precision
         file, located = self._opened.file, self._opened.located
         if file is not None and (self._device is None or self._device.type == "cpu") and "model" not in vars(self):
-            found = build_file_engine(
-                GGUFWeights(file), rows=rows, precision=precision, origin=located.path, sample=self._sample_ids
-            )
+            asked = {"rows": rows, "precision": precision, "context": context}
+            found = build_file_engine(GGUFWeights(file), origin=located.path, sample=self._sample_ids, **asked)  # type: ignore[arg-type]
             if found is not None:
                 return found
         model = self.model
@@ -382,7 +381,7 @@ class LanguageModel:
                 files = [located.path / name for name in ("model.safetensors", "model.safetensors.index.json")]
                 origin = located.path if file is not None else next((f for f in files if f.exists()), None)
                 precision = choose_precision(ModuleWeights(model), self._sample_ids(), origin)
-        return build_engine(model.eval(), rows=rows, precision=precision)
+        return build_engine(model.eval(), rows=rows, precision=precision, context=context)
 
     def _sample_ids(self) -> list[int]:
         """Tokens to measure precisions on: the embedded texts, as far as the tokenizer knows them."""

@@ -16,6 +16,7 @@ from scratchlm.generation.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    penalise_counts,
     penalise_repetition,
     sample,
 )
@@ -81,6 +82,15 @@ def test_the_repetition_penalty_lowers_seen_tokens_whatever_their_sign(logits: t
         for value, was_seen, now in zip(row, flags, out, strict=True):
             expected = value if not was_seen else value / 1.3 if value > 0 else value * 1.3
             assert now == pytest.approx(expected, rel=1e-6)
+
+
+def test_presence_counts_once_and_frequency_each_time() -> None:
+    logits, counts = torch.tensor([[1.0, -1.0, 0.5]]), torch.tensor([[0.0, 1.0, 3.0]])
+    assert penalise_counts(logits, counts, 0.5, 0.25).tolist() == [[1.0, -1.75, -0.75]]
+    config = SamplingConfig(temperature=0.5, presence_penalty=0.5, frequency_penalty=0.25)
+    assert filter_logits(logits, config, counts=counts).tolist() == [[2.0, -3.5, -1.5]]
+    with pytest.raises(ValueError, match="counts"):
+        filter_logits(logits, config)
 
 
 def test_filters_apply_in_the_documented_order(logits: torch.Tensor) -> None:
@@ -185,6 +195,9 @@ def test_different_seeds_give_different_numbers() -> None:
         ("repetition_penalty", 0.0),
         ("repetition_penalty", math.inf),
         ("seed", -1),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", math.nan),
     ],
 )
 def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:

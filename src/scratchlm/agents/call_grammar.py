@@ -16,7 +16,9 @@ MOST_CALLS = 8
 """Calls in a turn."""
 
 
-def call_grammar(form: CallFormat, tools: Sequence[Mapping[str, Any]], choice: Choice = "auto") -> Grammar:
+def call_grammar(
+    form: CallFormat, tools: Sequence[Mapping[str, Any]], choice: Choice = "auto", most: int = MOST_CALLS
+) -> Grammar:
     """What a turn may be.
 
     A schema with parts that cannot be promised leaves its tool's arguments free beyond being an object; the tool checks
@@ -24,6 +26,7 @@ def call_grammar(form: CallFormat, tools: Sequence[Mapping[str, Any]], choice: C
 
     Args:
         choice: see :data:`~scratchlm.agents.model.Choice`. For "none" a text in which no call begins.
+        most: calls in a turn.
 
     Raises:
         UserError: the choice names no tool, or llguidance is missing.
@@ -37,7 +40,7 @@ def call_grammar(form: CallFormat, tools: Sequence[Mapping[str, Any]], choice: C
     text = f"TEXT: /(?s:.+)/ & ~/{'(?s:.*)' if form.opening else ''}{_in_regex(begins)}(?s:.*)/"
     if choice == "none" or not functions:
         return Grammar.lark(f"start: TEXT\n{text}")
-    rules = [*_calls(form), *(rule for number, one in enumerate(functions) for rule in _tool(form, number, one))]
+    rules = [*_calls(form, most), *(rule for number, one in enumerate(functions) for rule in _tool(form, number, one))]
     rules.append("one: " + " | ".join(f"tool{number}" for number in range(len(functions))))
     if choice != "auto":
         return Grammar.lark(
@@ -49,17 +52,24 @@ def call_grammar(form: CallFormat, tools: Sequence[Mapping[str, Any]], choice: C
     return Grammar.lark("\n".join(["start: TEXT | opening rest", opening, text, *rules]))
 
 
-def _calls(form: CallFormat) -> list[str]:
+def _calls(form: CallFormat, most: int) -> list[str]:
     """What follows the first opening mark."""
-    gap, more = _quoted(form.gap), f"{{0,{MOST_CALLS - 1}}}"
-    closing = _quoted(form.gap + form.closing)
+    gap, closing = _quoted(form.gap), _quoted(form.gap + form.closing)
     if form.style == "single":
         return [f"rest: {gap} one {closing}"]
     if form.style == "list":
-        return [f'rest: {gap} "[" one (", " one){more} "]" {closing}']
+        again = _again('", " one', most)
+        return [f'rest: {gap} "[" one {again} "]" {closing}']
     if form.style == "named":
-        return [f"rest: one ({_quoted(form.opening)} one){more}"]
-    return [f"rest: {gap} one {closing} ({_quoted(chr(10) + form.opening + form.gap)} one {closing}){more}"]
+        again = _again(f"{_quoted(form.opening)} one", most)
+        return [f"rest: one {again}"]
+    again = _again(f"{_quoted(chr(10) + form.opening + form.gap)} one {closing}", most)
+    return [f"rest: {gap} one {closing} {again}"]
+
+
+def _again(rule: str, most: int) -> str:
+    """What may follow the first of ``most``."""
+    return f"({rule}){{0,{most - 1}}}" if most > 1 else ""
 
 
 def _tool(form: CallFormat, number: int, function: Mapping[str, Any]) -> list[str]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from scratchlm.agents.call_format import CallFormat, format_of
-from scratchlm.agents.call_grammar import call_grammar
+from scratchlm.agents.call_grammar import MOST_CALLS, call_grammar
 from scratchlm.agents.model import Choice, Reply
 from scratchlm.errors import UserError
-from scratchlm.generation.constraints import Grammar
+from scratchlm.generation.constraints import Constraint, Grammar
 from scratchlm.generation.engine import Engine, Request
 from scratchlm.generation.generate import spelling
 from scratchlm.generation.sampling import SamplingConfig
@@ -59,7 +59,7 @@ class LocalAgentModel:
 
     def count(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> int:
         """The tokens that these take as a prompt."""
-        return len(self._rendered(messages, tools).ids)
+        return len(self.rendered(messages, tools).ids)
 
     def respond(
         self,
@@ -78,7 +78,7 @@ class LocalAgentModel:
         """
         start = time.perf_counter()
         tokenizer, engine = self.model.tokenizer, self.model.engine()
-        chat = self._rendered(messages, tools)
+        chat = self.rendered(messages, tools)
         room = self.context - len(chat.ids)
         if room < 1:
             raise UserError(
@@ -86,7 +86,7 @@ class LocalAgentModel:
                 "give fewer tools"
             )
         sampling = sampling or SamplingConfig(greedy=True)
-        said = _Said(self.form, on_text)
+        said = Said(self.form, on_text)
         stream = TextStream(tokenizer, on_text=said.push)
         end_ids = frozenset(tokenizer.eos_ids)
         request = Request(
@@ -96,7 +96,7 @@ class LocalAgentModel:
             seed=sampling.resolved_seed(),
             end_ids=end_ids,
             on_token=spelling(stream, end_ids),
-            constraint=self._grammar(tools, choice).constraint(tokenizer) if tools and self.constrained else None,
+            constraint=self.constraint(tools, choice),
         )
         ticket = engine.run([request])[0]
         raw = stream.finish()
@@ -115,21 +115,30 @@ class LocalAgentModel:
             tuple(not token.forced for token in ticket.tokens),
         )
 
-    def _rendered(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Chat:
+    def constraint(
+        self, tools: Sequence[Mapping[str, Any]], choice: Choice, most_calls: int = MOST_CALLS
+    ) -> Constraint | None:
+        """What the next turn may be; None for anything."""
+        if not (tools and self.constrained):
+            return None
+        return self._grammar(tools, choice, most_calls).constraint(self.model.tokenizer)
+
+    def rendered(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Chat:
+        """The prompt of the next turn."""
         given, shown = self.form.prompt(messages, tools)
         return render_chat(self.model.tokenizer, given, tools=shown, add_generation_prompt=True, masked=False)
 
-    def _grammar(self, tools: Sequence[Mapping[str, Any]], choice: Choice) -> Grammar:
+    def _grammar(self, tools: Sequence[Mapping[str, Any]], choice: Choice, most_calls: int) -> Grammar:
         """Kept, for a grammar's work on a vocabulary is kept in it."""
-        key = repr((tools, choice))
+        key = repr((tools, choice, most_calls))
         if key not in self._grammars:
             if len(self._grammars) >= _KNOWN:
                 del self._grammars[next(iter(self._grammars))]
-            self._grammars[key] = call_grammar(self.form, tools, choice)
+            self._grammars[key] = call_grammar(self.form, tools, choice, most_calls)
         return self._grammars[key]
 
 
-class _Said:
+class Said:
     """Passes on what comes before the first call, as soon as it is certain that none has begun."""
 
     def __init__(self, form: CallFormat, on_text: Callable[[str], None] | None) -> None:

@@ -31,6 +31,7 @@ from scratchlm.cli.predict import predict
 from scratchlm.cli.rag_eval import rag_eval
 from scratchlm.cli.rag_sweep import rag_sweep
 from scratchlm.cli.search import search
+from scratchlm.cli.serve import serve
 from scratchlm.cli.teach_tools import teach_tools
 from scratchlm.cli.traces import traces
 from scratchlm.cli.train import train
@@ -72,6 +73,7 @@ for _name, _verb in (
     ("agent", agent),
     ("rag-eval", rag_eval),
     ("rag-sweep", rag_sweep),
+    ("serve", serve),
     ("plot", plot),
     ("bench", bench),
 ):

@@ -72,6 +72,7 @@ def build_file_engine(
     precision: PrecisionName,
     origin: Path | None,
     sample: Callable[[], Sequence[int]],
+    context: int | None = None,
 ) -> Engine | None:
     """An engine on a file's weights without a model in memory, or None where only PyTorch can compute it.
 
@@ -83,7 +84,8 @@ def build_file_engine(
         precision = choose_precision(weights, sample(), origin)
     if precision == "fp32":
         return None
-    return Engine(NativeBackend(NativeModel(weights, "int8" if precision == "int8" else "int4"), rows))
+    most = min(context or weights.config.context, weights.config.context)
+    return Engine(NativeBackend(NativeModel(weights, "int8" if precision == "int8" else "int4"), rows, most))
 
 
 def default_precision(model: Decoder) -> PrecisionName:

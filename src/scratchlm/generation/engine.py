@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from scratchlm.generation.lookup import propose
 from scratchlm.generation.native import Segment
 from scratchlm.generation.request import FinishReason, Request, Ticket, Token
 from scratchlm.generation.sampling import SamplingConfig, sample
+from scratchlm.generation.scoring import score, score_prompt
 
 __all__ = ["Engine", "FinishReason", "Request", "Ticket", "Token"]
 LEAST_SHARED = 16
@@ -58,7 +58,7 @@ class Engine:
         sequence = Ticket(request, self.backend.context)
         if request.constraint is not None:
             request.constraint.check(request.max_new_tokens, self.backend.vocab_size)
-        if request.max_new_tokens == 0:
+        if request.max_new_tokens == 0 and not request.prompt_log_probabilities:
             sequence.finish_reason = "length"
             return sequence
         with self._lock:
@@ -95,6 +95,14 @@ class Engine:
             raise RuntimeError("the engine is at work; its slots cannot be given away")
         self._held = [[] for _ in self._held]
 
+    def abandon(self) -> list[Ticket]:
+        """Take out every request that runs, after a failed step; those that wait stay. What the slots hold is
+        forgotten, since nobody knows how far the step came. Called by the thread that steps."""
+        with self._lock:
+            dropped, self._running = self._running, []
+        self.forget()
+        return dropped
+
     @cached_property
     def _worker(self) -> ThreadPoolExecutor:
         """Makes the masks of constraints while the model computes."""
@@ -121,7 +129,7 @@ class Engine:
             del held[segment.start :]
             held += segment.ids
             sequence.fed = segment.start + len(segment.ids)
-        self._take(logits, [(s, g) for s, g in zip(chosen, segments, strict=True) if g.wanted != "none"])
+        self._take(logits, list(zip(chosen, segments, strict=True)))
         return True
 
     # ---- who takes part
@@ -157,15 +165,16 @@ class Engine:
     def _place(self, sequence: Ticket, free: list[int]) -> int | None:
         """A slot for the sequence, its beginning in it as far as one is known; None to wait for a running twin."""
         window = sequence.window
-        shared = [min(_common(window, held), len(window) - 1) for held in self._held]
+        anew = not self.backend.keeps or sequence.request.prompt_log_probabilities
+        shared = [0 if anew else min(_common(window, held), len(window) - 1) for held in self._held]
         best = max(range(len(shared)), key=lambda slot: (shared[slot], slot in free))
-        for other in self._running:  # one that is still reading the same beginning will soon have more of it
+        for other in (
+            () if anew else self._running
+        ):  # one that is still reading the same beginning will soon have more of it
             coming = min(_common(window, other.window), len(window) - 1)
             if other.pending == 0 and coming >= max(LEAST_SHARED, shared[best] + 1) and coming > other.fed:
                 return None
-        if not self.backend.keeps:
-            shared, best = [0] * len(shared), free[0]
-        if best in free and 10 * shared[best] >= 9 * len(self._held[best]):
+        if best in free and not anew and 10 * shared[best] >= 9 * len(self._held[best]):
             slot = best  # it goes on with that text; another text that only begins alike gets a copy
         else:
             slot = min(free, key=lambda one: (bool(self._held[one]), self._used[one]))
@@ -180,12 +189,13 @@ class Engine:
     def _plan(self) -> tuple[list[Segment], list[Ticket]]:
         """What to compute now: a token (and guesses) for each text, then pieces of prompts as far as they fit."""
         segments, chosen, budget = [], [], self._chunk
+        wanted: Literal["all", "last", "none"]
         for sequence in self._running:
             if not self.backend.keeps:
                 sequence.fed = 0
             elif sequence.decoding:
                 ids = sequence.window[sequence.fed :]
-                wanted: Literal["all", "last"] = "last"
+                wanted = "last"
                 if len(ids) == 1:
                     sequence.draft, wanted = self._guess(sequence), "all"
                 segments.append(Segment(sequence.slot, ids + sequence.draft, sequence.fed, prompt=False, wanted=wanted))
@@ -196,7 +206,8 @@ class Engine:
                 continue  # the budget is used up
             budget = max(budget - len(ids), 0)
             complete = sequence.fed + len(ids) == len(sequence.window)
-            segments.append(Segment(sequence.slot, ids, sequence.fed, wanted="last" if complete else "none"))
+            wanted = "all" if sequence.scores_prompt else "last" if complete else "none"
+            segments.append(Segment(sequence.slot, ids, sequence.fed, wanted=wanted))
             chosen.append(sequence)
         return segments, chosen
 
@@ -208,7 +219,7 @@ class Engine:
             request.max_new_tokens - len(sequence.tokens) - 1,
         )
         # A penalty makes each choice depend on the one before it, which a pass over guesses cannot know.
-        if room <= 0 or request.sampling.repetition_penalty != 1.0:
+        if room <= 0 or request.sampling.penalises:
             return []
         guesses = propose(sequence.window, room)
         return guesses if request.constraint is None else guesses[: request.constraint.allows(guesses)]
@@ -217,8 +228,7 @@ class Engine:
 
     def _take(self, logits: Tensor, parts: list[tuple[Ticket, Segment]]) -> None:
         """Choose tokens from the logits (those of each part follow one another), and end what has ended."""
-        counts = [len(segment.ids) if segment.wanted == "all" else 1 for _, segment in parts]
-        firsts = np.cumsum([0, *counts]).tolist()
+        parts, firsts, counts = self._rows(logits, parts)
         groups: dict[SamplingConfig, list[int]] = {}
         for i, (sequence, _) in enumerate(parts):
             groups.setdefault(sequence.request.sampling, []).append(i)
@@ -235,7 +245,7 @@ class Engine:
                 for part, i in zip(torch.split(mine, [counts[i] for i in members]), members, strict=True):
                     if i in masks:
                         part.masked_fill_(~masks[i], -torch.inf)
-            uniforms = seen = None
+            uniforms = seen = often = None
             if not config.is_greedy:
                 draws = [u for i in members for u in parts[i][0].uniforms(counts[i])]
                 uniforms = torch.tensor(draws, dtype=torch.float64, device=logits.device)
@@ -243,13 +253,40 @@ class Engine:
                 seen = torch.zeros(mine.shape, dtype=torch.bool, device=logits.device)
                 for row, i in enumerate(members):  # one row each: no guesses with a penalty
                     seen[row, list(parts[i][0].seen)] = True
-            found = iter(sample(mine, config, uniforms, seen).tolist())
+            if config.counts:
+                often = torch.zeros_like(mine)
+                for row, i in enumerate(members):
+                    said = parts[i][0].counts
+                    often[row, list(said)] = torch.tensor([*said.values()], dtype=often.dtype, device=often.device)
+            found = iter(sample(mine, config, uniforms, seen, often).tolist())
             for i in members:
                 choices[i] = [next(found) for _ in range(counts[i])]
         for i, (sequence, _) in enumerate(parts):
             if sequence.finish_reason is None:
                 self._extend(sequence, choices[i], logits, firsts[i], masks.get(i))
         self._running = [s for s in self._running if s.finish_reason is None]
+
+    def _rows(
+        self, logits: Tensor, parts: list[tuple[Ticket, Segment]]
+    ) -> tuple[list[tuple[Ticket, Segment]], list[int], list[int]]:
+        """The parts of which tokens are chosen, the first of each one's rows of logits, and how many it has; of a
+        prompt that is scored, the tokens of this piece get their log-probabilities."""
+        kept, firsts, counts, row = [], [], [], 0
+        for sequence, segment in parts:
+            count = {"all": len(segment.ids), "last": 1, "none": 0}[segment.wanted]
+            if segment.prompt and segment.wanted == "all":
+                score_prompt(sequence, segment, logits[row : row + count])
+                row, count = row + count - 1, int(sequence.fed == len(sequence.window))
+                if count and sequence.request.max_new_tokens == 0:
+                    self._finish(sequence, "length")
+                    count = 0
+                row += 1 - count
+            if count:
+                kept.append((sequence, segment))
+                firsts.append(row)
+                counts.append(count)
+            row += count
+        return kept, firsts, counts
 
     def _allowed(self, sequence: Ticket, logits: Tensor) -> Tensor | None:
         """The masks of a constraint, (rows, V) bool; None where there are none, or they cannot be made."""
@@ -312,16 +349,11 @@ class Engine:
         request = sequence.request
         made = Token(token, forced=forced)
         if request.log_probabilities is not None and logits is not None:
-            scores = logits.float()
-            if request.as_drawn and not request.sampling.is_greedy:
-                scores = scores / request.sampling.temperature
-            scores = scores.log_softmax(-1)
-            made.log_probability = float(scores[token])
-            best = scores.topk(min(request.log_probabilities, len(scores)))
-            made.top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            score(made, request, logits)
         sequence.tokens.append(made)
         sequence.window.append(token)
         sequence.seen.add(token)
+        sequence.counts[token] += 1
         stopped = request.on_token is not None and request.on_token(made)
         if token in request.end_ids:
             self._finish(sequence, "end")

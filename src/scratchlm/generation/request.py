@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ class Request:
     """Tokens that end the text."""
     log_probabilities: int | None = None
     """None for none; 0 for the chosen tokens'; k for the k likeliest beside them."""
+    prompt_log_probabilities: bool = False
+    """Whether the prompt's tokens get theirs, too, each given those before it. The whole prompt is then computed, also
+    where the cache has its beginning."""
     as_drawn: bool = False
     """Whether these are of the distribution that is drawn from, the temperature worked in, not of the model's own."""
     speculate: int = 0
@@ -90,6 +94,10 @@ class Ticket:
         self.draft: list[int] = []
         self.masks: Future[Tensor] | None = None
         self.seen: set[int] = set(request.ids)
+        self.counts: Counter[int] = Counter()
+        """How often each token came."""
+        self.prompt_tokens: list[Token] = []
+        """The window's first tokens with their log-probabilities, where these were asked for; the first has none."""
         self._random = uniform_stream(request.seed, request.sample)
         self._uniforms: list[float] = []
 
@@ -97,6 +105,11 @@ class Ticket:
     def decoding(self) -> bool:
         """Whether its prompt has been read: what is to be fed came since."""
         return self.pending > 0 and self.fed == len(self.window) - self.pending
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are asked for, and not all are there."""
+        return self.request.prompt_log_probabilities and len(self.prompt_tokens) < len(self.window) - len(self.tokens)
 
     @property
     def left(self) -> int:

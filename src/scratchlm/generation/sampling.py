@@ -1,6 +1,6 @@
 """From logits to the next token: filters as pure functions, and the draw.
 
-The order is fixed: repetition penalty, temperature, top-k, top-p, min-p. Each filter sets what it drops to -inf and
+The order is fixed: penalties, temperature, top-k, top-p, min-p. Each filter sets what it drops to -inf and
 leaves the rest alone, so that they combine; the most likely token always stays.
 """
 
@@ -43,6 +43,10 @@ class SamplingConfig:
     """Always the most likely token."""
     seed: int | None = None
     """Same seed, same text; None draws a fresh one."""
+    presence_penalty: float = 0.0
+    """Taken once from the logit of each token that the new text has (not the prompt); OpenAI's, from -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that the new text has it; OpenAI's, from -2 to 2."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -55,12 +59,25 @@ class SamplingConfig:
             raise UserError(f"min_p is {self.min_p}; give a share from 0 (all tokens) to 1")
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise UserError(f"repetition_penalty is {self.repetition_penalty}; give a positive number (1 for none)")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= (value := getattr(self, name)) <= 2:
+                raise UserError(f"{name} is {value}; give a number from -2 to 2 (0 for none)")
         if self.seed is not None and self.seed < 0:
             raise UserError(f"seed is {self.seed}; give a whole number of at least 0")
 
     @property
     def is_greedy(self) -> bool:
         return self.greedy or self.temperature == 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it matters how often the new text has a token."""
+        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether a token's chance depends on what was said before it."""
+        return self.repetition_penalty != 1.0 or self.counts
 
     def resolved_seed(self) -> int:
         """The seed, or a fresh one where none is set (small enough to be typed again)."""
@@ -76,6 +93,14 @@ def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     if penalty == 1.0:
         return logits
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def penalise_counts(logits: Tensor, counts: Tensor, presence: float, frequency: float) -> Tensor:
+    """Make tokens that the text has less likely: logits - presence * (counts > 0) - frequency * counts (OpenAI's API).
+
+    logits (B, V), counts (B, V) of the same type -> (B, V). Negative penalties make them likelier.
+    """
+    return logits - presence * (counts > 0) - frequency * counts
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -131,15 +156,22 @@ def keep_min_p(logits: Tensor, share: float) -> Tensor:
     return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(share), -torch.inf)
 
 
-def filter_logits(logits: Tensor, config: SamplingConfig, seen: Tensor | None = None) -> Tensor:
+def filter_logits(
+    logits: Tensor, config: SamplingConfig, seen: Tensor | None = None, counts: Tensor | None = None
+) -> Tensor:
     """The logits (B, V) that are drawn from: penalised, scaled, and -inf where a filter drops a token.
 
-    ``seen`` (B, V) bool is needed only with a repetition penalty.
+    ``seen`` (B, V) bool is needed only with a repetition penalty, ``counts`` (B, V) of the new text's tokens only with
+    a penalty on presence or frequency.
     """
     if config.repetition_penalty != 1.0:
         if seen is None:
             raise ValueError("a repetition penalty needs to know which tokens were seen")
         logits = penalise_repetition(logits, seen, config.repetition_penalty)
+    if config.counts:
+        if counts is None:
+            raise ValueError("a penalty on presence or frequency needs the counts of the text's tokens")
+        logits = penalise_counts(logits, counts, config.presence_penalty, config.frequency_penalty)
     if config.is_greedy:
         return logits
     if config.temperature != 1.0:
@@ -159,7 +191,11 @@ def choose(logits: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def sample(
-    logits: Tensor, config: SamplingConfig, uniforms: Tensor | None = None, seen: Tensor | None = None
+    logits: Tensor,
+    config: SamplingConfig,
+    uniforms: Tensor | None = None,
+    seen: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """The next token of each row.
 
@@ -168,6 +204,7 @@ def sample(
         config: the settings.
         uniforms: (B,) float64 in [0, 1), one per row; not needed when greedy.
         seen: (B, V) bool, the tokens so far; needed only with a repetition penalty.
+        counts: (B, V), how often the new text has each token; needed only with a penalty on presence or frequency.
 
     Returns:
         ids: (B,) int64.
@@ -175,7 +212,7 @@ def sample(
     Raises:
         UserError: the logits are not numbers: the weights are broken.
     """
-    logits = filter_logits(logits, config, seen)
+    logits = filter_logits(logits, config, seen, counts)
     if config.is_greedy:
         best = logits.max(dim=-1)
         ids, broken = best.indices, bool(best.values.isnan().any())

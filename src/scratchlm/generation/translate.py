@@ -47,14 +47,17 @@ def translate(
     if sampling.repetition_penalty != 1.0:
         seen = torch.zeros(1, model.config.vocab_size, dtype=torch.bool, device=like.device)
         seen[:, source] = True
+    counts = torch.zeros(1, model.config.vocab_size, device=like.device) if sampling.counts else None
     for _ in range(min(max_new_tokens, context)):
         fed = target[-1:] if use_cache else target
         states = model.decoder.hidden(torch.tensor([fed], device=like.device), cache=cache, memory=memory)
         logits = model.logits(states[:, -1]).float()
-        token = int(sample(logits, sampling, None if sampling.is_greedy else dice.roll(), seen))
+        token = int(sample(logits, sampling, None if sampling.is_greedy else dice.roll(), seen, counts))
         target.append(token)
         if seen is not None:
             seen[0, token] = True
+        if counts is not None:
+            counts[0, token] += 1
         if token in tokenizer.eos_ids:
             return target[1:], "end"
         if on_token(token):

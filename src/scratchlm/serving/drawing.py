@@ -1,0 +1,83 @@
+"""What both ways of asking for text have in common: how tokens are drawn, how many may come, who answers."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from scratchlm.generation.sampling import SamplingConfig
+from scratchlm.serving.errors import ApiError
+from scratchlm.serving.events import Running
+from scratchlm.serving.registry import Registry
+from scratchlm.serving.scheduler import News
+from scratchlm.serving.schemas import ChatRequest, CompletionRequest
+from scratchlm.serving.texts import Text
+
+_LEAST_TOP_P = 1e-6
+"""What a top_p of 0 means: the likeliest token alone."""
+
+
+def sampling_of(asked: ChatRequest | CompletionRequest) -> SamplingConfig:
+    """How tokens are drawn; with a seed of its own where none is given."""
+    seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**64
+    return SamplingConfig(
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        top_k=asked.top_k or 0,
+        top_p=max(1.0 if asked.top_p is None else asked.top_p, _LEAST_TOP_P),
+        min_p=asked.min_p or 0.0,
+        repetition_penalty=asked.repetition_penalty or 1.0,
+        seed=seed,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+    )
+
+
+def room(context: int, prompt: int, asked: int | None, param: str) -> int:
+    """How many tokens may come after a prompt.
+
+    Raises:
+        ApiError: the prompt, or it with what is asked for, is more than the context.
+    """
+    wanted = asked if asked is not None else 1
+    if prompt + wanted > context:
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {context} tokens. However, you requested {prompt + wanted} tokens "
+            f"({prompt} in the {param}, {wanted} in the completion). Please reduce them.",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return context - prompt if asked is None else asked
+
+
+async def begin(models: Registry, name: str, client: str, make: Any) -> Running:
+    """Take a request in: get its model, make its texts beside the event loop, and let them wait for their turn.
+
+    Args:
+        make: makes the texts, of the loaded model, the client's name and the news.
+
+    Raises:
+        ApiError, UserError: it is refused.
+    """
+    async with AsyncExitStack() as held:
+        loaded = await held.enter_async_context(models.use(name))
+        if not models.find(name).writes:
+            raise ApiError(400, f"{name} writes no text; ask it for embeddings", param="model")
+        news = News()
+        texts: Sequence[Text] = await models.work(make, loaded, client, news)
+        loaded.scheduler.admit(texts)
+        return Running(loaded.scheduler, texts, news, held.pop_all())
+    raise AssertionError("not reached")
+
+
+def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
+    """What every answer and every piece of one begins with."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+    }
