@@ -14,6 +14,7 @@ from scratchlm.agents.loop import run_agent
 from scratchlm.agents.settings import AgentSettings, Event
 from scratchlm.agents.state import State
 from scratchlm.errors import UserError
+from scratchlm.generation.sampling import SamplingConfig
 
 from ..retrieval.index_parts import Words, paragraphs
 from .chat_tokenizers import CHATML
@@ -174,3 +175,14 @@ def test_spans_have_the_times_and_names_of_a_trace(tmp_path: Path) -> None:
     assert spans[1].status.status_code.name == "ERROR"
     assert root.end_time >= max(span.end_time for span in spans)
     assert json.loads(spans[0].to_json())["attributes"]["gen_ai.request.model"] == "scripted"
+
+
+def test_agents_that_share_a_model_may_run_side_by_side() -> None:
+    model = LocalAgentModel(Tiny(CHATML))
+    settings = AgentSettings(max_new_tokens=30, sampling=SamplingConfig(temperature=1.0, seed=3))
+    alone = run_agent("Say a", model, settings=settings).answer
+    helper = as_tool(agent(model, settings=settings), "helper", "Says things.")
+    calls = [("helper", {"task": "Say a"}), ("helper", {"task": "Say b"}), ("helper", {"task": "Say c"})]
+    state = run_agent("Have them say a, b, c", ScriptedModel(calls, "Done."), [helper])
+    assert state.calls[0].result == alone
+    assert [call.result for call in state.calls if call.failed] == []

@@ -96,13 +96,17 @@ def test_several_calls_of_a_turn_are_made_side_by_side_and_answered_in_order() -
 
 def test_calls_with_effects_are_made_one_by_one_between_the_others() -> None:
     order: list[str] = []
-    tools = [
-        noting(name, effects, answer=lambda given: order.append(given["text"]) or "ok")[0]
-        for name, effects in (("read", False), ("write", True))
-    ]
+
+    def act(given: dict[str, Any]) -> str:
+        order.append(f"{given['text']} begins")
+        time.sleep(0.02)  # in which another one would begin
+        order.append(f"{given['text']} ends")
+        return "ok"
+
+    tools = [noting(name, effects, answer=act)[0] for name, effects in (("read", False), ("write", True))]
     calls = [("read", "1"), ("write", "2"), ("write", "3"), ("read", "4")]
     run_agent("Do", ScriptedModel([(name, {"text": text}) for name, text in calls], "Done."), tools)
-    assert order == ["1", "2", "3", "4"]
+    assert order == [f"{number} {what}" for number in "1234" for what in ("begins", "ends")]
 
 
 BAD_TURNS: list[tuple[str, Any, str]] = [

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -308,3 +309,17 @@ def test_what_the_piece_memory_forgets_is_learnt_again(monkeypatch):
 def test_the_tokenizers_room_needs_no_torch():
     script = "import sys, scratchlm.tokenizers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_threads_share_a_tokenizer() -> None:
+    """What one thread has seen and not yet learned, another must not look up."""
+    words = train_tokenizer("bpe", ["a text to begin with"], vocab_size=270)
+    texts = [f"say {number} words, so {'long' * (number % 7)}" for number in range(400)]
+    alone = list(map(train_tokenizer("bpe", ["a text to begin with"], vocab_size=270).encode, texts))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(words.encode, texts)) == alone
+    finally:
+        sys.setswitchinterval(before)

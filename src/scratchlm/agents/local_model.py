@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from scratchlm.agents.call_format import CallFormat, format_of
 from scratchlm.agents.call_grammar import MOST_CALLS, call_grammar
@@ -21,6 +23,8 @@ from scratchlm.tokenizers.chat import Message, render_chat
 
 _KNOWN = 16
 """Grammars that are kept."""
+_turns: WeakKeyDictionary[Engine, threading.RLock] = WeakKeyDictionary()
+"""One thread at a time works on an engine: agents that are tools may share a model and run side by side."""
 
 
 class Loaded(Protocol):
@@ -98,7 +102,8 @@ class LocalAgentModel:
             on_token=spelling(stream, end_ids),
             constraint=self.constraint(tools, choice),
         )
-        ticket = engine.run([request])[0]
+        with _turns.setdefault(engine, threading.RLock()):
+            ticket = engine.run([request])[0]
         raw = stream.finish()
         said.finish()
         text, calls = self.form.parse(raw) if tools else (raw.strip(), [])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,6 +36,7 @@ class TraceWriter:
     def __init__(self, path: Path, *, secrets: Sequence[str] = ()) -> None:
         self._path, self._redacted = path, Redactor(secrets)
         self._shown: dict[str, list[str]] = {}
+        self._lock = threading.Lock()  # agents that are tools may run side by side
         with disk_errors(str(path), "choose another place for the trace"):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -52,7 +54,7 @@ class TraceWriter:
         if event.kind in made:
             kept = self._redacted(made[event.kind](event))
             line = {"kind": event.kind, "run": event.state.id, "time": round(time.time(), 6), **kept}
-            with disk_errors(str(self._path), "choose another place for the trace"):
+            with self._lock, disk_errors(str(self._path), "choose another place for the trace"):
                 self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 self._file.flush()
 

@@ -9,6 +9,7 @@ remembering each piece's ids makes encoding many times faster than running the p
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -48,12 +49,14 @@ def safe_cut(text: str) -> int | None:
 class SegmentEncoder:
     """Encodes text by its pieces, each distinct piece once; what is remembered is bounded.
 
-    ``encode`` turns a list of pieces into a list of id lists and is called with the unseen ones only.
+    ``encode`` turns a list of pieces into a list of id lists and is called with the unseen ones only. Several threads
+    may use it; they take turns.
     """
 
     def __init__(self, encode: Callable[[list[str]], Sequence[Sequence[int]]], dtype: np.dtype[np.unsignedinteger]):
         self._encode = encode
         self._dtype = dtype
+        self._turn = threading.Lock()
         self._forget()
 
     def _forget(self) -> None:
@@ -64,6 +67,10 @@ class SegmentEncoder:
 
     def __call__(self, text: str) -> NDArray[np.unsignedinteger]:
         """The ids of ``text``, (tokens,), in the smallest dtype for the vocabulary."""
+        with self._turn:
+            return self._remembered(text)
+
+    def _remembered(self, text: str) -> NDArray[np.unsignedinteger]:
         if len(self._numbers) > _MAX_PIECES or self._characters > _MAX_CHARACTERS:
             self._forget()
         cut = pieces(text)
