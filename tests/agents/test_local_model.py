@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+import scratchlm
 from scratchlm.agents.call_format import OURS, format_of
 from scratchlm.agents.call_grammar import call_grammar
 from scratchlm.agents.local_model import LocalAgentModel
 from scratchlm.agents.loop import run_agent
 from scratchlm.agents.settings import AgentSettings
+from scratchlm.agents.shipped import open_tools
+from scratchlm.checkpoints.catalogue import find_pulled
 from scratchlm.errors import UserError
 from scratchlm.generation.sampling import SamplingConfig
 
@@ -214,3 +217,22 @@ def test_models_that_cannot_call() -> None:
 def test_a_choice_of_no_tool(models: dict[str, LocalAgentModel]) -> None:
     with pytest.raises(UserError, match="no tool 'x'"):
         models.setdefault("ours", tiny("ours")).respond(ASK, TOOLS, choice={"name": "x"})
+
+
+@pytest.mark.slow
+def test_a_real_models_calls_all_fit() -> None:
+    """SmolLM2-135M as it comes, made to call in each of so many questions."""
+    if find_pulled("smollm2-135m-instruct") is None:
+        pytest.skip("the model is not here; fetch it with: scratchlm models pull smollm2-135m-instruct")
+    model = LocalAgentModel(scratchlm.load("smollm2-135m-instruct"))
+    tools = {one.name: one for one in open_tools(["calculator", "dates", "units"])}
+    schemas = [one.schema() for one in tools.values()]
+    for number in range(10):
+        question = f"What is {number + 3} * {number + 17}, and how many km are {number + 2} miles?"
+        sampling = SamplingConfig(temperature=1.0, seed=number)
+        reply = model.respond(
+            [{"role": "user", "content": question}], schemas, choice="required", max_new_tokens=90, sampling=sampling
+        )
+        assert reply.calls
+        for call in reply.calls:
+            Draft202012Validator(dict(tools[call.name].parameters)).validate(json.loads(call.arguments))

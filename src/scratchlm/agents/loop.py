@@ -101,8 +101,8 @@ class _Run:
                 else:
                     self._caller.finish(state, step)
                     self._told(step)
-                self._count_time()
-                self._save(wait=False)
+                    self._count_time()
+                    self._save(wait=False)
         except Waiting:
             self._end("waiting", "approval")
         except _Stopped as stopped:

@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +108,8 @@ class State:
 
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON; :meth:`from_json` reads it."""
-        return asdict(self)
+        steps = [{**vars(step), "calls": [dict(vars(call)) for call in step.calls]} for step in self.steps]
+        return {**vars(self), "steps": steps}
 
     def report(self) -> dict[str, Any]:
         """What came of it, ready for JSON: the answer, the calls, what it took."""

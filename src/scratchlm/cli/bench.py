@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "search-quality": ("retrieval_quality.py",),
     "answers": ("answer_quality.py",),
     "agent-tasks": ("agent_tasks.py",),
+    "agent-overhead": ("agent_overhead.py",),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 
