@@ -11,6 +11,7 @@ import torch
 from scratchlm.errors import UserError
 from scratchlm.generation.build import build_engine
 from scratchlm.generation.chat import reply
+from scratchlm.generation.constraints import Grammar
 from scratchlm.generation.conversation import Conversation
 from scratchlm.generation.engine import Engine
 from scratchlm.generation.generate import Generation, OnText
@@ -51,6 +52,7 @@ class Talker:
         sampling: SamplingConfig,
         on_text: OnText | None,
         speculate: int,
+        grammar: Grammar | None = None,
     ) -> Generation:
         self.heard.append(list(messages))
         count = 0
@@ -71,6 +73,7 @@ class Talker:
             sampling=sampling,
             on_text=hear,
             speculate=speculate,
+            grammar=grammar,
         )
 
 

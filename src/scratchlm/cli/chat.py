@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scratchlm.cli.constraining import Schema, grammar_asked
 from scratchlm.cli.output import Model, Precision
 from scratchlm.errors import UserError
 
@@ -36,6 +37,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes what was said less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.", show_default=False)] = None,
     speculate: Annotated[int, typer.Option(help="Guess so many tokens from the text and check them in one pass.")] = 0,
+    schema: Schema = None,
     precision: Precision = "auto",
     ratings: Annotated[Path, typer.Option(help="Where /good and /bad are kept.")] = Path("ratings.jsonl"),
 ) -> None:
@@ -47,11 +49,10 @@ def chat(
     sampling = SamplingConfig(
         temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
-    loaded = api.load(model, precision=precision)
+    asked, loaded = grammar_asked(schema), api.load(model, precision=precision)
     if loaded.tokenizer.chat_template is None:
         raise UserError(f"{model} has no chat template, so it knows no turns; use: {loaded.usage()}")
-    context = loaded.engine().backend.context
-    talk = Conversation(loaded, context, system, sampling, max_new_tokens, speculate)
+    talk = Conversation(loaded, loaded.engine().backend.context, system, sampling, max_new_tokens, speculate, asked)
     if sys.stdin.isatty():
         with suppress(ImportError):
             import_module("readline")  # arrow keys and history, where Python was built with them

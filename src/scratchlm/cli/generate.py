@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scratchlm.cli.constraining import Choices, GrammarFile, Regex, Schema, grammar_asked
 from scratchlm.cli.output import Json, Model, Precision, print_json
 from scratchlm.errors import UserError
 
@@ -33,6 +34,10 @@ def generate(
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     samples: Annotated[int, typer.Option(help="So many texts at once.")] = 1,
     beams: Annotated[int, typer.Option(help="Search for the likeliest whole text with so many beams; 0 draws.")] = 0,
+    schema: Schema = None,
+    regex: Regex = None,
+    choices: Choices = None,
+    grammar: GrammarFile = None,
     precision: Precision = "auto",
     speculate: Annotated[int, typer.Option(help="Guess so many tokens from the text and check them in one pass.")] = 0,
     logprobs: Annotated[
@@ -44,12 +49,13 @@ def generate(
     """Write on from a prompt, shown as it comes."""
     from scratchlm import api
 
+    asked = grammar_asked(schema, regex, choices, grammar)
     loaded = api.load(model, precision=precision)
     if beams:
-        drawn = (temperature, top_k, top_p, min_p, repetition_penalty, stop, seed, speculate, logprobs)
-        if drawn != (None, 0, 1.0, 0.0, 1.0, None, None, 0, None):
+        drawn = (temperature, top_k, top_p, min_p, repetition_penalty, stop, seed, speculate, logprobs, asked)
+        if drawn != (None, 0, 1.0, 0.0, 1.0, None, None, 0, None, None):
             raise UserError(
-                "a beam search draws nothing: leave out --beams, or the options of drawing, stop and logprobs"
+                "a beam search draws nothing: leave out --beams, or the options of drawing, stop and others"
             )
         _search(loaded, prompt, max_new_tokens, beams, samples, json)
         return
@@ -75,6 +81,7 @@ def generate(
         on_text=write if streams else None,
         log_probabilities=logprobs if json else None,
         speculate=speculate,
+        grammar=asked,
     )
     if json:
         kept = ("text", "completion", "finish_reason")

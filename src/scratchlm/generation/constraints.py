@@ -8,8 +8,9 @@ an end that is still in reach of the token budget; a token after which none woul
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.errors import UserError
-from scratchlm.generation.completion import shortest_end
+from scratchlm.generation.completion import end_again, shorter_end, shortest_end
 from scratchlm.generation.spelling import Spelling, need_llguidance, spelling_of
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 
 JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False, "lenient": False}
 """JSON as ``json.dumps`` writes it: models have read it often, and no budget goes into white space."""
-_MOST_ERROR = 200
-_LONGEST_KNOWN, _MOST_KNOWN = 400, 10_000
-"""Letters of a beginning whose end is kept, and how many are."""
+_MOST_ERROR, _MOST_ENDS = 200, 32
 
 
 class Grammar:
@@ -67,11 +66,20 @@ class Grammar:
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
-        """Texts that match a regular expression as a whole (the syntax of Rust's regex crate: no look-around)."""
+        """Texts that match a regular expression as a whole (the syntax of Rust's regex crate: no look-around;
+        ``\\d`` is 0 to 9)."""
         if not pattern:
             raise UserError("the regular expression is empty; give one such as [0-9]+")
-        source = json.loads(_matcher_class().grammar_from_regex(pattern))["grammars"][0]["lark_grammar"]
-        return cls({"lark_grammar": source}, f"the regular expression {pattern!r:.60}")
+        need_llguidance()
+        from llguidance import regex_to_lark
+
+        try:
+            source = regex_to_lark(pattern, "d")
+        except ValueError as error:
+            raise UserError(
+                f"the regular expression {pattern!r:.60} cannot be used: {_one_line(str(error))}"
+            ) from error
+        return cls({"lark_grammar": f"start: /{source}/"}, f"the regular expression {pattern!r:.60}")
 
     @classmethod
     def choices(cls, choices: Sequence[str]) -> Grammar:
@@ -120,8 +128,8 @@ class _Compiled:
     """The same on the letters of a search."""
     shortest: list[int]
     """The letters of the shortest text."""
-    ends: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
-    """After the letters that a text began with, the shortest end that was found: many texts begin alike."""
+    ends: list[list[int]] = field(default_factory=list)
+    """Ends that had to be searched for, the latest first: texts often come to such a place again."""
 
     @classmethod
     def of(cls, grammar: Grammar, spelling: Spelling) -> _Compiled:
@@ -133,22 +141,38 @@ class _Compiled:
         shortest = shortest_end(letters, spelling)
         if shortest is None:
             raise UserError(
-                f"{grammar.what} cannot be met with this model's vocabulary: no text of it that could be spelled was "
-                f"found{_lacking(letters, spelling)}"
+                f"{grammar.what} cannot be met: no text of it was found that ends and that this model's vocabulary can "
+                f"spell{_lacking(letters, spelling)}"
             )
         return cls(grammar.what, spelling, words, letters, shortest)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a text stands, and an end that is known."""
+
+    words: Any
+    letters: Any
+    plan: list[int]
+    """Letters of the end."""
+    ids: list[int]
+    """Its tokens."""
+    shortest: bool = True
+    """Whether no shorter one was found."""
+
+    def with_plan(self, plan: list[int], spelling: Spelling, *, shortest: bool) -> _State:
+        ids = self.ids if plan == self.plan else spelling.spell(plan) or []
+        return replace(self, plan=plan, ids=ids, shortest=shortest)
 
 
 class Constraint:
     """The state of one text under a grammar. Made by :meth:`Grammar.constraint`; it serves one text only."""
 
     def __init__(self, compiled: _Compiled) -> None:
-        self._spelling, self.what = compiled.spelling, compiled.what
-        self._words, self._letters = compiled.words.deep_copy(), compiled.letters.deep_copy()
-        self._plan = compiled.shortest
-        """Letters of an end that is known."""
-        self._ends_known, self._said = compiled.ends, tuple[int, ...]()
-        self._plan_ids = self._spelling.spell(self._plan) or []
+        self._spelling, self.what, self._ends = compiled.spelling, compiled.what, compiled.ends
+        plan = compiled.shortest
+        ids = self._spelling.spell(plan) or []
+        self._state = _State(compiled.words.deep_copy(), compiled.letters.deep_copy(), plan, ids)
         self._width = self._spelling.size
         self.begun = False
         """Whether a text has begun with it."""
@@ -158,17 +182,12 @@ class Constraint:
     @property
     def complete(self) -> bool:
         """Whether what stands is valid as it is."""
-        return not self._plan
-
-    @property
-    def lead(self) -> bool:
-        """Whether the text may begin with a space of the tokenizer's that is not the text's."""
-        return self._spelling.lead
+        return not self._state.plan
 
     @property
     def least(self) -> int:
         """Tokens of the end that is known: as many the text needs yet."""
-        return len(self._plan_ids)
+        return len(self._state.ids)
 
     def check(self, budget: int, vocab_size: int) -> None:
         """See that it suits a request.
@@ -196,8 +215,8 @@ class Constraint:
         """Go on with a token, with room for ``left`` tokens, this one included.
 
         Returns:
-            The tokens that come: this one and what the grammar forces after it; or, where no end would then be in
-            reach, the shortest end from here. And whether the first is the given one.
+            The tokens that come: this one and what the grammar forces after it; or, where it leads to no end that is in
+            reach and can be spelled, the shortest end from here. And whether the first is the given one.
 
         Raises:
             UserError: the token may not come, or the grammar became too complex to follow.
@@ -205,24 +224,23 @@ class Constraint:
         if token in self._spelling.end_ids:
             self.ended = "end"
             return [token], True
-        before = self._fork()
-        self._advance([token])
-        if self.least > left - 1:
-            self._replan(left - 1)
-        if self.least > left - 1:
-            self._words, self._letters, self._plan, self._plan_ids, self._said = before
+        after = self._after([token])
+        if after is not None and len(after.ids) > left - 1:
+            after = self._shorter(after, left - 1)
+        if after is None or len(after.ids) > left - 1:
             return self._finish(), False
+        self._state = after
         return [token, *self._force(left - 1)], True
 
     def allows(self, tokens: Sequence[int]) -> int:
         """How many of these tokens may come, one after the other."""
-        return int(self._words.validate_tokens(list(tokens)))
+        return int(self._state.words.validate_tokens(list(tokens)))
 
     def masks(self, draft: Sequence[int] = ()) -> Tensor:
         """Which tokens may come now, and after each of ``draft``: (1 + draft, V) bool, V the model's vocabulary."""
         size = len(self._spelling.tokens)
         bits = np.zeros((1 + len(draft), -(-size // 32)), np.int32)
-        matcher = self._words.deep_copy() if draft else self._words
+        matcher = self._state.words.deep_copy() if draft else self._state.words
         for row, token in zip(bits, [*draft, None], strict=True):
             matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
             if token is not None:
@@ -233,69 +251,50 @@ class Constraint:
         mask[:, : self._spelling.size] = torch.from_numpy(found).view(torch.bool)
         return mask
 
-    def _fork(self) -> tuple[Any, Any, list[int], list[int], tuple[int, ...]]:
-        """Go on with copies; what is returned is the state to come back to."""
-        before = self._words, self._letters, self._plan, self._plan_ids, self._said
-        self._words, self._letters = self._words.deep_copy(), self._letters.deep_copy()
-        return before
+    def _after(self, tokens: Sequence[int]) -> _State | None:
+        """The state after these tokens; None where no end was found from there."""
+        state, spelling = self._state, self._spelling
+        words, letters = state.words.deep_copy(), state.letters.deep_copy()
+        steps = [letter for token in tokens for letter in spelling.letters_of(token)]
+        for matcher, ids in ((words, list(tokens)), (letters, steps)):
+            if not matcher.consume_tokens(ids):
+                self._raise_error(matcher)
+        after = replace(state, words=words, letters=letters)
+        if state.plan[: len(steps)] == steps:
+            return after.with_plan(state.plan[len(steps) :], spelling, shortest=state.shortest)
+        if letters.is_accepting():
+            return after.with_plan([], spelling, shortest=True)
+        plan = end_again(letters, spelling, [state.plan, *self._ends])
+        if plan is None and (plan := shortest_end(letters, spelling)) is not None:
+            self._ends[:] = [plan, *self._ends[: _MOST_ENDS - 1]]
+        return None if plan is None else after.with_plan(plan, spelling, shortest=False)
 
-    def _advance(self, tokens: Sequence[int]) -> None:
-        """Follow tokens, and know an end from there."""
-        letters = [letter for token in tokens for letter in self._spelling.letters_of(token)]
-        if not self._words.consume_tokens(list(tokens)):
-            self._raise_error(self._words)
-        if not self._letters.consume_tokens(letters):
-            self._raise_error(self._letters)
-        self._said += tuple(letters) if len(self._said) <= _LONGEST_KNOWN else ()
-        rest = self._plan[len(letters) :]
-        if self._plan[: len(letters)] == letters:
-            self._set_plan(rest)
-        elif self._letters.is_accepting():
-            self._set_plan([])
-        elif not self._ends(self._plan):
-            # Another digit than the plan's, say, leaves the rest of the plan as it is.
-            self._set_plan(rest) if self._ends(rest) else self._replan(None)
-
-    def _ends(self, plan: list[int]) -> bool:
-        """Whether letters lead to an end."""
-        return int(self._letters.validate_tokens([*plan, self._spelling.end_ids[0]])) > len(plan)
-
-    def _replan(self, most: int | None) -> None:
-        known = self._ends_known if len(self._said) <= _LONGEST_KNOWN and most is None else {}
-        found = known.get(self._said) or shortest_end(self._letters, self._spelling, most)
-        if found and len(known) < _MOST_KNOWN:
-            known[self._said] = found
-        if found is not None:
-            self._set_plan(found)
-        elif most is None:
-            raise UserError(f"{self.what} leads into a text whose end was not found; make it simpler")
-
-    def _set_plan(self, plan: list[int]) -> None:
-        if plan != self._plan:
-            self._plan, self._plan_ids = plan, self._spelling.spell(plan) or []
+    def _shorter(self, state: _State, most: int) -> _State:
+        """The same with an end of at most so many tokens, if one is found."""
+        found = None if state.shortest else shorter_end(state.letters, self._spelling, most)
+        return state.with_plan(state.plan if found is None else found, self._spelling, shortest=True)
 
     def _force(self, left: int) -> list[int]:
         """The tokens that must come now: those that the grammar forces, and all to the end where no more room is left
         than it takes."""
         forced: list[int] = []
-        if self.least < left and (forced := self._words.compute_ff_tokens()):
-            before = self._fork()
-            self._advance(forced)
-            if self.least + len(forced) > left:  # the fewest tokens spell it, not those that are usual
-                self._words, self._letters, self._plan, self._plan_ids, self._said = before
-                forced = []
+        if self.least < left and (usual := self._state.words.compute_ff_tokens()):
+            after = self._after(usual)
+            if after is not None and len(after.ids) + len(usual) <= left:  # else only the fewest tokens have room
+                self._state, forced = after, usual
         if self.least and self.least + len(forced) >= left:
-            self._replan(self.least - 1)  # there may be a shorter end than the one that is known
+            self._state = self._shorter(self._state, self.least - 1)
             if self.least + len(forced) >= left:
                 forced = [*forced, *self._finish()]
-        if not self.ended and self._words.is_stopped():
+        if not self.ended and self._state.words.is_stopped():
             self.ended = "end"
         return forced
 
     def _finish(self) -> list[int]:
         """The tokens of the end that is known; nothing comes after them."""
         self.ended = "length"
-        ids, self._plan, self._plan_ids = self._plan_ids, [], []
+        ids = self._state.ids
+        self._state = replace(self._state, plan=[], ids=[])
         return ids
 
     def _raise_error(self, matcher: Any) -> None:
@@ -359,5 +358,5 @@ def _check_schema(schema: Mapping[str, Any] | bool) -> None:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(re.split(r"\n\s*\d+ \|", text)[0].split())  # what follows shows the place in the grammar
     return line if len(line) <= _MOST_ERROR else f"{line[:_MOST_ERROR]} ..."

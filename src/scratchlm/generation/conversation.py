@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from scratchlm.checkpoints.files import disk_errors
 from scratchlm.errors import UserError
+from scratchlm.generation.constraints import Grammar
 from scratchlm.generation.generate import Generation, OnText
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.tokenizers import Tokenizer
@@ -31,6 +32,7 @@ class Chats(Protocol):
         sampling: SamplingConfig,
         on_text: OnText | None,
         speculate: int,
+        grammar: Grammar | None,
     ) -> Generation:
         """The answer."""
 
@@ -68,6 +70,8 @@ class Conversation:
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
     max_new_tokens: int = 512
     speculate: int = 0
+    grammar: Grammar | None = None
+    """What each answer may be."""
     turns: list[Message] = field(default_factory=list)
     """The messages so far, the system's apart."""
 
@@ -109,6 +113,7 @@ class Conversation:
                 sampling=self.sampling,
                 on_text=hear,
                 speculate=self.speculate,
+                grammar=self.grammar,
             )
         except KeyboardInterrupt:
             said, tokens, stopped = "".join(shown), pieces, True

@@ -194,11 +194,10 @@ class Engine:
             if not self.backend.keeps:
                 sequence.fed = 0
             elif sequence.decoding:
-                ids = sequence.window[sequence.fed :]
-                wanted = "last"
-                if len(ids) == 1:
-                    sequence.draft, wanted = self._guess(sequence), "all"
-                segments.append(Segment(sequence.slot, ids + sequence.draft, sequence.fed, prompt=False, wanted=wanted))
+                sequence.draft = self._guess(sequence)
+                ids = sequence.window[sequence.fed :] + sequence.draft
+                wanted = "all" if sequence.draft else "last"
+                segments.append(Segment(sequence.slot, ids, sequence.fed, prompt=False, wanted=wanted))
                 chosen.append(sequence)
                 continue
             ids = sequence.window[sequence.fed : sequence.fed + budget if self.backend.keeps else None]
@@ -281,6 +280,8 @@ class Engine:
                     self._finish(sequence, "length")
                     count = 0
                 row += 1 - count
+            elif segment.wanted == "all":  # before the guesses, what was forced: what comes after it is known
+                row, count = row + count - 1 - len(sequence.draft), 1 + len(sequence.draft)
             if count:
                 kept.append((sequence, segment))
                 firsts.append(row)
@@ -302,13 +303,16 @@ class Engine:
     def _extend(self, sequence: Ticket, choices: list[int], logits: Tensor, row: int, masks: Tensor | None) -> None:
         """Append the chosen tokens, as long as what was guessed for the next place is what was chosen."""
         draft, sequence.draft = sequence.draft, []
-        before = len(sequence.window)
-        for number, token in enumerate(choices):
+        before, held = len(sequence.window), 0  # so many guesses held
+        while sequence.finish_reason is None:
             if masks is None:
-                self._append(sequence, token, logits[row + number])
-            elif not self._follow(sequence, token, logits[row + number], masks[number]):
-                break
-            if sequence.finish_reason is not None or number == len(draft) or draft[number] != token:
+                self._append(sequence, choices[held], logits[row + held])
+            else:
+                self._follow(sequence, choices[held], logits[row + held], masks[held])
+            made = sequence.window[before + held :]
+            right = _common(made, draft[held:])
+            held += right
+            if right < len(made):
                 break
         # What was fed beyond the tokens that stand is forgotten; the last one is yet to be fed.
         if sequence.finish_reason is None and len(sequence.window) > self.backend.context:
@@ -317,24 +321,23 @@ class Engine:
             sequence.fed = sequence.pending = 0
             return
         if draft:
-            sequence.fed = min(sequence.fed, before + number)
+            sequence.fed = min(sequence.fed, before + held)
         sequence.pending = len(sequence.window) - sequence.fed
         if self.backend.keeps:
             del self._held[sequence.slot][sequence.fed :]
 
-    def _follow(self, sequence: Ticket, token: int, logits: Tensor, mask: Tensor) -> bool:
-        """Append a token that was chosen under a constraint, and what that forces; whether it is this token alone."""
+    def _follow(self, sequence: Ticket, token: int, logits: Tensor, mask: Tensor) -> None:
+        """Append a token that was chosen under a constraint, and what that forces."""
         constraint = sequence.request.constraint
         assert constraint is not None
         try:
             ids, kept = constraint.take(token, sequence.left)
         except UserError as error:
             self._fail(sequence, error)
-            return False
+            return
         if kept:
             self._append(sequence, token, logits, forced=int(mask.sum()) == 1)
         self._write(sequence, ids[kept:])
-        return kept and len(ids) == 1
 
     def _write(self, sequence: Ticket, ids: Sequence[int]) -> None:
         """Append what a constraint forces, and end the text where nothing may follow."""

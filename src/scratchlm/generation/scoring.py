@@ -26,6 +26,7 @@ def score_prompt(sequence: Ticket, segment: Segment, logits: Tensor) -> None:
     made = sequence.prompt_tokens
     if not made:
         made.append(Token(sequence.window[0]))
-    following = sequence.window[segment.start + 1 : segment.start + 1 + len(segment.ids)]
+    end = min(segment.start + 1 + len(segment.ids), len(sequence.window) - len(sequence.tokens))
+    following = sequence.window[segment.start + 1 : end]
     for token, row in zip(following, logits, strict=False):
         made.append(score(Token(token), sequence.request, row))

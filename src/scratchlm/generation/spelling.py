@@ -6,7 +6,6 @@ carry the space before them, so a text of theirs begins with one; see :attr:`Spe
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -22,7 +21,7 @@ from scratchlm.generation.text import LEADS
 if TYPE_CHECKING:
     from scratchlm.tokenizers import Tokenizer
 
-_LONGEST = 32
+LONGEST_TOKEN = 32
 """Bytes of a token that is tried when a text is spelled; longer ones are runs of spaces and the like."""
 _PREFERRED = b"}])>\"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.-/:;!?+*=%&#@$|~'`^<([{,\\ \n\t\r"
 """In which order a search for an end tries characters: those that close something first."""
@@ -85,6 +84,11 @@ class Spelling:
         special = sorted(self.special.difference(self.end_ids))
         return np.array([*self.symbols(bytes(b for b in [*_PREFERRED, *others] if b in had)), *special], np.int64)
 
+    @cached_property
+    def plain(self) -> bool:
+        """Whether every ASCII text can be spelled."""
+        return all(bytes([byte]) in self.ids for byte in range(32, 127))
+
     def symbols(self, text: bytes) -> list[int]:
         """A text as letters."""
         return [len(self.tokens) + byte for byte in text]
@@ -106,18 +110,15 @@ class Spelling:
         """``costs`` of the beginnings of a text, its last letter being new."""
         if letter < len(self.tokens):
             return (*costs, costs[-1] + 1)
-        longest = min(_LONGEST, len(text))
+        longest = min(LONGEST_TOKEN, len(text))
         return (*costs, min((costs[-n] + 1 for n in range(1, longest + 1) if text[-n:] in self.ids), default=UNSPELLED))
 
     def least(self, text: bytes, costs: tuple[int, ...]) -> int:
         """No text that begins with this one takes fewer tokens."""
         best = costs[-1]
-        for n in range(1, min(_LONGEST, len(text)) + 1):
-            if costs[-n - 1] + 1 < best:
-                end = text[-n:]
-                place = bisect_left(self._sorted, end)
-                if place < len(self._sorted) and self._sorted[place].startswith(end):
-                    best = costs[-n - 1] + 1
+        for n in range(1, len(costs)):
+            if costs[-n - 1] + 1 < best and text[-n:] in self._beginnings:
+                best = costs[-n - 1] + 1
         return best
 
     def spell(self, letters: Sequence[int]) -> list[int] | None:
@@ -135,7 +136,9 @@ class Spelling:
                 end -= 1
                 continue
             start = next(
-                s for s in range(max(end - _LONGEST, 0), end) if costs[s] + 1 == costs[end] and text[s:end] in self.ids
+                s
+                for s in range(max(end - LONGEST_TOKEN, 0), end)
+                if costs[s] + 1 == costs[end] and text[s:end] in self.ids
             )
             found.append(self.ids[text[start:end]])
             end = start
@@ -146,8 +149,8 @@ class Spelling:
         return b"\xff" if letter < len(self.tokens) else bytes([letter - len(self.tokens)])
 
     @cached_property
-    def _sorted(self) -> list[bytes]:
-        return sorted(self.ids)
+    def _beginnings(self) -> set[bytes]:
+        return {token[:n] for token in self.ids for n in range(1, min(len(token), LONGEST_TOKEN + 1))}
 
     def _compiled(self, tokens: list[bytes], encode: Any, slices: list[str] | None) -> Any:
         from llguidance import LLTokenizer, TokenizerWrapper
