@@ -92,6 +92,11 @@ def test_a_stream_says_the_same_in_pieces(client: Any, n: int) -> None:
     assert len(set(texts)) == n
 
 
+def test_the_least_heat_is_none(client: Any) -> None:
+    tiny = greedy(client, temperature=5e-324, top_p=0.0, extra_body={"min_p": 5e-324, "repetition_penalty": 1.0})
+    assert tiny.choices[0].message.content == greedy(client).choices[0].message.content
+
+
 def test_a_seed_decides_the_text_and_its_samples(client: Any) -> None:
     drawn = [greedy(client, temperature=1.2, seed=seed, n=2) for seed in (-5, -5, 6)]
     texts = [[choice.message.content for choice in one.choices] for one in drawn]

@@ -39,6 +39,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "answers": ("answer_quality.py",),
     "agent-tasks": ("agent_tasks.py",),
     "agent-overhead": ("agent_overhead.py",),
+    "serve": ("serving_speed.py",),
+    "serve-soak": ("serving_soak.py",),
 }
 """Each name's program in the clone's benchmarks folder, and what to call it with."""
 

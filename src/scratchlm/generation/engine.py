@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scratchlm.errors import UserError
 from scratchlm.generation.backends import Backend
-from scratchlm.generation.lookup import propose
+from scratchlm.generation.lookup import common, propose
 from scratchlm.generation.native import Segment
 from scratchlm.generation.request import FinishReason, Request, Ticket, Token
 from scratchlm.generation.sampling import SamplingConfig, sample
@@ -47,7 +47,7 @@ class Engine:
         self._running: list[Ticket] = []
         self._held: list[list[int]] = [[] for _ in range(backend.slots)]  # the tokens that lie in each slot
         self._used = [0] * backend.slots  # when each was last given out
-        self._clock = 0
+        self._clock = self._ahead = 0
 
     def submit(self, request: Request) -> Ticket:
         """Take a request in; it is worked on by :meth:`step`.
@@ -166,12 +166,12 @@ class Engine:
         """A slot for the sequence, its beginning in it as far as one is known; None to wait for a running twin."""
         window = sequence.window
         anew = not self.backend.keeps or sequence.request.prompt_log_probabilities
-        shared = [0 if anew else min(_common(window, held), len(window) - 1) for held in self._held]
+        shared = [0 if anew else min(common(window, held), len(window) - 1) for held in self._held]
         best = max(range(len(shared)), key=lambda slot: (shared[slot], slot in free))
         for other in (
             () if anew else self._running
         ):  # one that is still reading the same beginning will soon have more of it
-            coming = min(_common(window, other.window), len(window) - 1)
+            coming = min(common(window, other.window), len(window) - 1)
             if other.pending == 0 and coming >= max(LEAST_SHARED, shared[best] + 1) and coming > other.fed:
                 return None
         if best in free and not anew and 10 * shared[best] >= 9 * len(self._held[best]):
@@ -187,13 +187,19 @@ class Engine:
         return slot
 
     def _plan(self) -> tuple[list[Segment], list[Ticket]]:
-        """What to compute now: a token (and guesses) for each text, then pieces of prompts as far as they fit."""
+        """What to compute now: a token (and guesses) for each text, then pieces of prompts as far as they fit. Short
+        prompts go before the texts, as many as fit, so that their first tokens come soon."""
         segments, chosen, budget = [], [], self._chunk
+        unread = sum(len(s.window) - s.fed for s in self._running if not s.decoding)
+        first = self.backend.keeps and 0 < unread <= budget - self._ahead
+        self._ahead = self._ahead + unread if first else 0
         wanted: Literal["all", "last", "none"]
         for sequence in self._running:
             if not self.backend.keeps:
                 sequence.fed = 0
             elif sequence.decoding:
+                if first:
+                    continue
                 sequence.draft = self._guess(sequence)
                 ids = sequence.window[sequence.fed :] + sequence.draft
                 wanted = "all" if sequence.draft else "last"
@@ -310,7 +316,7 @@ class Engine:
             else:
                 self._follow(sequence, choices[held], logits[row + held], masks[held])
             made = sequence.window[before + held :]
-            right = _common(made, draft[held:])
+            right = common(made, draft[held:])
             held += right
             if right < len(made):
                 break
@@ -380,18 +386,3 @@ class Engine:
                 self._running.remove(sequence)
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences have in common from their start."""
-    length = min(len(first), len(second))
-    if first[:length] == second[:length]:
-        return length
-    low, high = 0, length  # the longest common beginning lies in [low, high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

@@ -1,4 +1,4 @@
-"""Guessing the next tokens from the text itself (prompt lookup; Saxena 2023): what followed the last few before."""
+"""What a text has had before: guesses at its next tokens, and the beginning that two texts share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ LONGEST_MATCH, SHORTEST_MATCH = 4, 2
 
 
 def propose(tokens: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` tokens that followed the latest earlier place that reads as the end of ``tokens`` does.
+    """At most ``most`` tokens that followed the latest earlier place that reads as the end of ``tokens`` does (prompt
+    lookup; Saxena 2023).
 
     The longest match of 4 down to 2 tokens counts. [] where there is none.
     """
@@ -19,3 +20,18 @@ def propose(tokens: Sequence[int], most: int) -> list[int]:
             if tokens[start] == last[0] and tokens[start : start + length] == last:
                 return list(tokens[start + length : start + length + most])
     return []
+
+
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences have in common from their start."""
+    length = min(len(first), len(second))
+    if first[:length] == second[:length]:
+        return length
+    low, high = 0, length  # the longest common beginning lies in [low, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

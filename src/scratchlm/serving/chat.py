@@ -59,7 +59,7 @@ class Chat:
                 stop=asked.stops,
                 constraint=grammar.constraint(tokenizer)
                 if grammar is not None
-                else loaded.caller.constraint(tools, self._choice, self._most_calls)
+                else loaded.call_constraint(tools, self._choice, self._most_calls)
                 if tools
                 else None,
                 log_probabilities=(asked.top_logprobs or 0) if asked.logprobs else None,

@@ -16,15 +16,18 @@ from scratchlm.serving.scheduler import News
 from scratchlm.serving.schemas import ChatRequest, CompletionRequest
 from scratchlm.serving.texts import Text
 
+_LEAST_TEMPERATURE = 1e-4
+"""Below it logits leave the range of numbers, and nothing but the likeliest token would be drawn anyhow."""
 _LEAST_TOP_P = 1e-6
 """What a top_p of 0 means: the likeliest token alone."""
 
 
 def sampling_of(asked: ChatRequest | CompletionRequest) -> SamplingConfig:
     """How tokens are drawn; with a seed of its own where none is given."""
+    heat = 1.0 if asked.temperature is None else asked.temperature
     seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**64
     return SamplingConfig(
-        temperature=1.0 if asked.temperature is None else asked.temperature,
+        temperature=heat if heat >= _LEAST_TEMPERATURE else 0.0,
         top_k=asked.top_k or 0,
         top_p=max(1.0 if asked.top_p is None else asked.top_p, _LEAST_TOP_P),
         min_p=asked.min_p or 0.0,

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 import psutil
 
 from scratchlm.agents.local_model import LocalAgentModel
+from scratchlm.agents.model import Choice
 from scratchlm.api import load
 from scratchlm.checkpoints.catalogue import Located, resolve
 from scratchlm.checkpoints.inspect import inspect
 from scratchlm.errors import UserError
-from scratchlm.generation.constraints import Grammar
+from scratchlm.generation.constraints import Constraint, Grammar
 from scratchlm.language_model import LanguageModel
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.scheduler import Job, Scheduler
@@ -31,7 +32,8 @@ from scratchlm.serving.settings import ServerSettings
 Found = TypeVar("Found")
 _FREE = 0.8
 """Of the memory that is free at the start, the share that models may take unless told."""
-_KNOWN_GRAMMARS = 16
+_KNOWN_GRAMMARS, _PREPARING = 16, 4
+"""Grammars that are kept of a model; requests that are made ready at a time."""
 _WAIT = 30.0
 """Seconds that a request waits for the memory of a model that others are using."""
 
@@ -87,6 +89,11 @@ class Loaded:
             if len(self._grammars) > _KNOWN_GRAMMARS:
                 del self._grammars[next(iter(self._grammars))]
             return found
+
+    def call_constraint(self, tools: Sequence[dict[str, Any]], choice: Choice, most: int) -> Constraint | None:
+        """What a turn with tools may be; None for anything."""
+        with self._lock:
+            return self.caller.constraint(tools, choice, most)
 
     def close(self, grace: float) -> None:
         """Finish what runs, within so many seconds."""
@@ -146,7 +153,7 @@ class Registry:
         given = self.settings.memory
         self.budget = int(_FREE * psutil.virtual_memory().available if given is None else given * 1e9)
         self.served: dict[str, Served] = {}
-        self.executor = ThreadPoolExecutor(2, "scratchlm-prepare")
+        self.executor = ThreadPoolExecutor(_PREPARING, "scratchlm-prepare")
         self._loading, self._freed, self._turns = asyncio.Lock(), asyncio.Event(), asyncio.Semaphore(1)
         self._line = 0
         for spec, adapter in [*((one, False) for one in models), *((one, True) for one in adapters)]:

@@ -170,7 +170,7 @@ class _Drawing(_Strict):
     # ours
     top_k: int | None = Field(default=None, ge=0)
     min_p: float | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
 
     @property
     def stops(self) -> list[str]:
