@@ -3,7 +3,8 @@
 llguidance says what may come next, not how far the end is. So texts are tried, those of the fewest tokens first
 (Dijkstra 1959), from a state on by each letter that may come, until a text may end. Two states that look alike (the
 same letters may follow, and as much was forced on the way) are mostly the same, so only a few of each look are
-followed. What is found always is a valid end, and the shortest one where states that look alike are alike.
+followed. A dive, which always goes where it has been least, comes first; the searches are to better what it finds. What
+is found always is a valid end, and the shortest one where few states are between, and those that look alike are alike.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _ALIKE = (1, 4, 64)
 """States of one look that are followed, one search after the other."""
 _FEW = 48
 """Letters that are all followed; of more, those that lead to different looks."""
-_MOST, _MORE, _DEEPEST, _NEAR = 6_000, 600, 5_000, 16
-"""States looked at in the first search, and in others; letters of an end; letters of a plan that may be left out."""
+_MOST, _DEEPEST, _NEAR = 600, 5_000, 16
+"""States looked at in one search; letters of an end; letters of a known end that may be left out."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,10 @@ def shortest_end(matcher: Any, spelling: Spelling) -> list[int] | None:
     Args:
         matcher: an ``LLMatcher`` on ``spelling.letters``; it is left as it is.
     """
-    most, best = UNSPELLED - 1, None
+    best = _Search(spelling, UNSPELLED - 1, 0, 0).dive(matcher)  # quick, and often good
     for alike in _ALIKE:
-        search = _Search(spelling, most, alike, _MOST if best is None else _MORE)
-        found = search.run(matcher)
-        if found is None and best is None and not search.complete:
-            found = _Search(spelling, most, 0, 0).dive(matcher)
-        if found is not None:
-            best, most = found, found.costs[-1] - 1
+        search = _Search(spelling, UNSPELLED - 1 if best is None else best.costs[-1] - 1, alike, _MOST)
+        best = search.run(matcher) or best
         if search.complete:
             break
     return None if best is None else best.letters
@@ -82,14 +79,14 @@ def shortest_end(matcher: Any, spelling: Spelling) -> list[int] | None:
 
 def shorter_end(matcher: Any, spelling: Spelling, most: int) -> list[int] | None:
     """An end of at most so many tokens, if a short search finds one."""
-    found = _Search(spelling, most, 1, _MORE // 2).run(matcher)
+    found = _Search(spelling, most, 1, _MOST // 4).run(matcher)
     return None if found is None else found.letters
 
 
 def end_again(matcher: Any, spelling: Spelling, ends: Sequence[list[int]]) -> list[int] | None:
     """An end from a state that a known end, the first of ``ends``, does not lead through: the shortest way back to what
     is left of it, or from here into another known one. None: a short search finds none."""
-    search = _Search(spelling, UNSPELLED - 1, 4, _MORE // 2, ends)
+    search = _Search(spelling, UNSPELLED - 1, 4, _MOST // 2, ends)
     found = search.run(matcher)
     return None if found is None else [*found.letters, *search.rest]
 
@@ -115,7 +112,7 @@ class _Search:
             *_, path, state = heapq.heappop(self._queue)
             if state is None:
                 return path
-            if self._rejoins(state, self._ends[: None if path.length == 0 else 1]):
+            if self._ends and self._rejoins(path, state, first=self._number == 1):
                 return path
             if self._number > self._states:
                 self.complete = False
@@ -129,10 +126,10 @@ class _Search:
                 self._push(longer, child)
         return None
 
-    def _rejoins(self, state: Any, ends: Sequence[list[int]]) -> bool:
-        """Whether a known end, or what is left of it, leads on from here; it is then ``rest``."""
-        for end in ends:
-            for start in range(min(len(end), _NEAR)):
+    def _rejoins(self, path: _Path, state: Any, *, first: bool) -> bool:
+        """Whether what is left of the first known end leads on from here, or at first of any; it is then ``rest``."""
+        for end in self._ends if first else self._ends[:1]:
+            for start in range(min(len(end), _NEAR + path.length)):
                 rest = [*end[start:], self._spelling.end_ids[0]]
                 if state.validate_tokens(rest) == len(rest):
                     self.rest = rest[:-1]

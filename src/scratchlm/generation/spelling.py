@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST_TOKEN = 32
 """Bytes of a token that is tried when a text is spelled; longer ones are runs of spaces and the like."""
-_PREFERRED = b"}])>\"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.-/:;!?+*=%&#@$|~'`^<([{,\\ \n\t\r"
+_PREFERRED = b"}])>\",0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.-/:;!?+*=%&#@$|~'`^<([{\\ \n\t\r"
 """In which order a search for an end tries characters: those that close something first."""
 UNSPELLED = 1 << 30
 """The cost of what no tokens spell."""
