@@ -2,15 +2,15 @@
 
     python benchmarks/constrain_speed.py [--json] [--rounds N] [--model MODEL]
 
-Each schema is written by SmolLM2-135M at temperature 1; then as many tokens are written freely as that took passes of
-the model; then the passes of the constrained text are made once more, the same tokens in the same pieces, and a token
-is drawn after each without any constraint. The three take turns; compared are medians over the rounds. Reading the
-prompt and compiling the grammar are left out; ``compile_ms`` says what the latter took.
+SmolLM2-135M writes each schema at temperature 1. After every pass of it the same pass is made once more, with the same
+tokens, without engine and constraint; and then a pass of a free text, of one token. So all three meet the same noise.
+Medians over the rounds. Reading the prompt and compiling the grammar are left out; ``compile_ms`` says what the latter
+took.
 
 ``ratio`` is tokens a second, constrained over free, for the same number of passes: a forced token needs none of its
-own, and rides along in the next. ``ratio_work`` is the time of the same passes without the constraint over that with
-it: what masks and the check that an end is in reach cost. ``ratio_passes`` is passes a second over those of free text,
-whose passes are of one token each. All are geometric means over the schemas.
+own, and rides along in the next. ``ratio_work`` is the time of the bare passes over ours: what the engine, masks and
+the check that an end is in reach cost. ``ratio_passes`` is passes a second over those of free text, whose passes are of
+one token each. All are geometric means over the schemas.
 """
 
 from __future__ import annotations
@@ -71,68 +71,89 @@ GRAMMARS: dict[str, Grammar] = {
 PROMPT = "Write JSON about some people, their stories and what they ask for.\n"
 
 
-def write(engine: Engine, request: Request) -> tuple[int, list[Segment], float]:
-    """The tokens after the prompt was read and the first was drawn, the passes that made them, and their seconds."""
-    engine.forget()
-    ticket = engine.submit(request)
-    while all(token.forced for token in ticket.tokens):
-        engine.step()
-    before, passes, logits = len(ticket.tokens), list[Segment](), engine.backend.logits
-    engine.backend.logits = lambda segments: passes.extend(segments) or logits(segments)  # type: ignore[method-assign]
-    try:
-        start = time.perf_counter()
-        while ticket.finish_reason is None:
+class Stepping:
+    """A request that is worked on alone, step by step; its prompt is read, and the first token drawn, at once."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine, self._logits, self.passes = engine, engine.backend.logits, list[Segment]()
+        engine.forget()
+        self.ticket = engine.submit(request)
+        while all(token.forced for token in self.ticket.tokens):
             engine.step()
-        spent = time.perf_counter() - start
-    finally:
-        engine.backend.logits = logits  # type: ignore[method-assign]
-    if ticket.error is not None:
-        raise ticket.error
-    return len(ticket.tokens) - before, passes, spent
+        self.before = len(self.ticket.tokens)
+        engine.backend.logits = self._kept  # type: ignore[method-assign]
+
+    def _kept(self, segments: list[Segment]) -> torch.Tensor:
+        self.passes += segments
+        return self._logits(segments)
+
+    def step(self) -> float:
+        """Seconds of one pass."""
+        start = time.perf_counter()
+        self._engine.step()
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        self._engine.cancel(self.ticket)
+        self._engine.step()
+        self._engine.backend.logits = self._logits  # type: ignore[method-assign]
 
 
 @torch.inference_mode()
-def again(engine: Engine, passes: list[Segment], sampling: SamplingConfig) -> float:
-    """Seconds that the same passes take, with a draw after each: they overwrite what they wrote in the cache."""
+def again(engine: Engine, segment: Segment, sampling: SamplingConfig) -> float:
+    """Seconds of the same pass and a draw, without an engine and a constraint, in a slot of its own."""
     start = time.perf_counter()
-    for one in passes:
-        sample(engine.backend.logits([one]), sampling, torch.rand(1, dtype=torch.float64)).tolist()
+    one = Segment(engine.backend.slots - 1, segment.ids, segment.start, segment.prompt, segment.wanted)
+    sample(engine.backend.logits([one]), sampling, torch.rand(1, dtype=torch.float64)).tolist()
     return time.perf_counter() - start
 
 
-def measure(loaded: LanguageModel, grammar: Grammar, rounds: int, budget: int) -> dict[str, Any]:
+def turn(ours: Engine, theirs: Engine, asked: Request, ids: list[int]) -> tuple[int, int, float, float, float]:
+    """Tokens, passes, and the seconds of the constrained ones, of the same without the constraint, and of free ones."""
+    constrained, free = Stepping(ours, asked), Stepping(theirs, Request(ids, 10**6, asked.sampling))
+    theirs.backend.logits(
+        [Segment(theirs.backend.slots - 1, [*ids, *(t.id for t in constrained.ticket.tokens)][:-1], 0)]
+    )
+    spent = [0.0, 0.0, 0.0]
+    while constrained.ticket.finish_reason is None:
+        spent[0] += constrained.step()
+        spent[1] += again(theirs, constrained.passes[-1], asked.sampling)
+        spent[2] += free.step()
+    tokens, passes = len(constrained.ticket.tokens) - constrained.before, len(constrained.passes)
+    constrained.close()
+    free.close()
+    return tokens, passes, spent[0], spent[1], spent[2]
+
+
+def measure(ours: LanguageModel, theirs: LanguageModel, grammar: Grammar, rounds: int, budget: int) -> dict[str, Any]:
     """The figures of one grammar."""
-    tokenizer, engine = loaded.tokenizer, loaded.engine()
-    ids, sampling = tokenizer.encode(PROMPT), SamplingConfig(seed=0)
+    tokenizer, sampling = ours.tokenizer, SamplingConfig()
+    ids = tokenizer.encode(PROMPT)
     start = time.perf_counter()
     least = grammar.least(tokenizer)
     compiled = time.perf_counter() - start
-    turns: list[tuple[float, float, float]] = []
-    tokens, passes = 0, list[Segment]()
-    for _ in range(rounds + 1):  # the first warms up
-        asked = Request(ids, budget, sampling, end_ids=tokenizer.eos_ids, constraint=grammar.constraint(tokenizer))
-        tokens, passes, ours = write(engine, asked)
-        work = again(engine, passes, sampling)
-        _, alone, free = write(engine, Request(ids, len(passes) + 1, sampling))
-        assert len(alone) == len(passes)
-        turns.append((ours, work, free))
-    ours, work, free = (statistics.median(times) for times in zip(*turns[1:], strict=True))
+    turns = []
+    for seed in range(rounds + 1):  # the first warms up
+        constraint = grammar.constraint(tokenizer)
+        asked = Request(ids, budget, sampling, seed=seed, end_ids=tokenizer.eos_ids, constraint=constraint)
+        turns.append(turn(ours.engine(), theirs.engine(), asked, ids))
+    turns = turns[1:]
     return {
-        "ratio": tokens / len(passes) * free / ours,
-        "ratio_work": work / ours,
-        "ratio_passes": free / ours,
-        "ours": tokens / ours,
-        "peer": len(passes) / free,
-        "tokens": tokens,
-        "passes": len(passes),
+        "ratio": statistics.median(tokens / passes * free / own for tokens, passes, own, _, free in turns),
+        "ratio_work": statistics.median(same / own for _, _, own, same, _ in turns),
+        "ratio_passes": statistics.median(free / own for _, _, own, _, free in turns),
+        "ours": statistics.median(tokens / own for tokens, _, own, *_ in turns),
+        "peer": statistics.median(passes / free for _, passes, *_, free in turns),
+        "tokens": sum(one[0] for one in turns),
+        "passes": sum(one[1] for one in turns),
         "least": least,
         "compile_ms": 1000 * compiled,
     }
 
 
 def run(model: str, rounds: int, budget: int) -> dict[str, Any]:
-    loaded = api.load(model)
-    each = {name: measure(loaded, grammar, rounds, budget) for name, grammar in GRAMMARS.items()}
+    loaded, other = api.load(model), api.load(model)  # two, so that each finds the other's weights in the caches
+    each = {name: measure(loaded, other, grammar, rounds, budget) for name, grammar in GRAMMARS.items()}
     means = {
         key: statistics.geometric_mean(figures[key] for figures in each.values())
         for key in ("ratio", "ratio_work", "ratio_passes", "ours", "peer")

@@ -35,6 +35,7 @@ PEERS = {
     "grpo-long": "trl",
     "ppo": "a plain loop on transformers and PEFT",
     "index": "LangChain, transformers and FAISS",
+    "constrain": "the same model, free",
     "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }
@@ -42,6 +43,8 @@ OTHERS = {
     "ratio_nanogpt": "{} × nanoGPT's shape",
     "ratio_llama_cpp": "{} × llama.cpp",
     "ratio_transformers": "{} × transformers",
+    "ratio_work": "{} × the bare passes",
+    "ratio_passes": "{} × in passes",
     "ratio_int8": "{} × in 8 bits",
     "memory_ratio": "{} × the peer's memory",
 }

@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "prefill": ("inference_speed.py", "prefill"),
     "batch-decode": ("inference_speed.py", "batch-decode"),
     "prefix-reuse": ("inference_speed.py", "prefix-reuse"),
+    "constrain": ("constrain_speed.py",),
     "embed": ("embed_speed.py",),
     "finetune-full": ("finetune_speed.py", "full"),
     "finetune-lora": ("finetune_speed.py", "lora"),

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -153,16 +154,20 @@ class _State:
 
     words: Any
     letters: Any
+    spelling: Spelling
     plan: list[int]
     """Letters of the end."""
-    ids: list[int]
-    """Its tokens."""
     shortest: bool = True
     """Whether no shorter one was found."""
 
-    def with_plan(self, plan: list[int], spelling: Spelling, *, shortest: bool) -> _State:
-        ids = self.ids if plan == self.plan else spelling.spell(plan) or []
-        return replace(self, plan=plan, ids=ids, shortest=shortest)
+    @cached_property
+    def ids(self) -> list[int]:
+        """Tokens of the end."""
+        return self.spelling.spell(self.plan) or []
+
+    def fits(self, left: int) -> bool:
+        """Whether there is room for the end."""
+        return len(self.plan) <= left or len(self.ids) <= left  # no token is less than a letter
 
 
 class Constraint:
@@ -170,9 +175,8 @@ class Constraint:
 
     def __init__(self, compiled: _Compiled) -> None:
         self._spelling, self.what, self._ends = compiled.spelling, compiled.what, compiled.ends
-        plan = compiled.shortest
-        ids = self._spelling.spell(plan) or []
-        self._state = _State(compiled.words.deep_copy(), compiled.letters.deep_copy(), plan, ids)
+        words, letters = compiled.words.deep_copy(), compiled.letters.deep_copy()
+        self._state = _State(words, letters, self._spelling, compiled.shortest)
         self._width = self._spelling.size
         self.begun = False
         """Whether a text has begun with it."""
@@ -225,9 +229,9 @@ class Constraint:
             self.ended = "end"
             return [token], True
         after = self._after([token])
-        if after is not None and len(after.ids) > left - 1:
+        if after is not None and not after.fits(left - 1):
             after = self._shorter(after, left - 1)
-        if after is None or len(after.ids) > left - 1:
+        if after is None or not after.fits(left - 1):
             return self._finish(), False
         self._state = after
         return [token, *self._force(left - 1)], True
@@ -236,8 +240,14 @@ class Constraint:
         """How many of these tokens may come, one after the other."""
         return int(self._state.words.validate_tokens(list(tokens)))
 
+    def blocked(self, draft: Sequence[int] = ()) -> tuple[Tensor, list[bool]]:
+        """Which tokens may not come now, and after each of ``draft``: (1 + draft, V) bool, V the model's vocabulary;
+        and for each whether one alone may come."""
+        masks = self.masks(draft)
+        return ~masks, (masks.sum(-1) == 1).tolist()
+
     def masks(self, draft: Sequence[int] = ()) -> Tensor:
-        """Which tokens may come now, and after each of ``draft``: (1 + draft, V) bool, V the model's vocabulary."""
+        """Which tokens may come: the opposite of :meth:`blocked`."""
         size = len(self._spelling.tokens)
         bits = np.zeros((1 + len(draft), -(-size // 32)), np.int32)
         matcher = self._state.words.deep_copy() if draft else self._state.words
@@ -261,30 +271,35 @@ class Constraint:
                 self._raise_error(matcher)
         after = replace(state, words=words, letters=letters)
         if state.plan[: len(steps)] == steps:
-            return after.with_plan(state.plan[len(steps) :], spelling, shortest=state.shortest)
+            return replace(after, plan=state.plan[len(steps) :])
         if letters.is_accepting():
-            return after.with_plan([], spelling, shortest=True)
-        plan = end_again(letters, spelling, [state.plan, *self._ends])
-        if plan is None and (plan := shortest_end(letters, spelling)) is not None:
-            self._ends[:] = [plan, *self._ends[: _MOST_ENDS - 1]]
-        return None if plan is None else after.with_plan(plan, spelling, shortest=False)
+            return replace(after, plan=[], shortest=True)
+        # In a text any character may come: what is left of the plan, or all of it, still leads on.
+        for plan in (state.plan[len(steps) :], state.plan):
+            if plan and letters.validate_tokens([*plan, spelling.end_ids[0]]) > len(plan):
+                return replace(after, plan=plan, shortest=False)
+        found = end_again(letters, spelling, [state.plan, *self._ends])
+        if found is None and (found := shortest_end(letters, spelling)) is not None:
+            self._ends[:] = [found, *self._ends[: _MOST_ENDS - 1]]
+        return None if found is None else replace(after, plan=found, shortest=False)
 
     def _shorter(self, state: _State, most: int) -> _State:
         """The same with an end of at most so many tokens, if one is found."""
         found = None if state.shortest else shorter_end(state.letters, self._spelling, most)
-        return state.with_plan(state.plan if found is None else found, self._spelling, shortest=True)
+        return replace(state, plan=state.plan if found is None else found, shortest=True)
 
     def _force(self, left: int) -> list[int]:
         """The tokens that must come now: those that the grammar forces, and all to the end where no more room is left
         than it takes."""
         forced: list[int] = []
-        if self.least < left and (usual := self._state.words.compute_ff_tokens()):
+        if self._state.fits(left - 1) and (usual := self._state.words.compute_ff_tokens()):
             after = self._after(usual)
-            if after is not None and len(after.ids) + len(usual) <= left:  # else only the fewest tokens have room
+            if after is not None and after.fits(left - len(usual)):  # else only the fewest tokens have room
                 self._state, forced = after, usual
-        if self.least and self.least + len(forced) >= left:
+        left -= len(forced)
+        if not self.complete and not self._state.fits(left - 1):
             self._state = self._shorter(self._state, self.least - 1)
-            if self.least + len(forced) >= left:
+            if not self._state.fits(left - 1):
                 forced = [*forced, *self._finish()]
         if not self.ended and self._state.words.is_stopped():
             self.ended = "end"
@@ -294,7 +309,7 @@ class Constraint:
         """The tokens of the end that is known; nothing comes after them."""
         self.ended = "length"
         ids = self._state.ids
-        self._state = replace(self._state, plan=[], ids=[])
+        self._state = replace(self._state, plan=[])
         return ids
 
     def _raise_error(self, matcher: Any) -> None:

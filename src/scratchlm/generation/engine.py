@@ -122,7 +122,7 @@ class Engine:
             return False
         for sequence, segment in zip(chosen, segments, strict=True):
             if sequence.request.constraint is not None and segment.wanted != "none":
-                sequence.masks = self._worker.submit(sequence.request.constraint.masks, sequence.draft)
+                sequence.blocked = self._worker.submit(sequence.request.constraint.blocked, sequence.draft)
         logits = self.backend.logits(segments)
         for sequence, segment in zip(chosen, segments, strict=True):
             held = self._held[sequence.slot]
@@ -237,19 +237,20 @@ class Engine:
         groups: dict[SamplingConfig, list[int]] = {}
         for i, (sequence, _) in enumerate(parts):
             groups.setdefault(sequence.request.sampling, []).append(i)
-        masks: dict[int, Tensor] = {}
+        blocked: dict[int, Tensor] = {}
+        single: dict[int, list[bool]] = {}
         for i, (sequence, _) in enumerate(parts):
-            if (allowed := self._allowed(sequence, logits)) is not None:
-                masks[i] = allowed
+            if (made := self._blocked(sequence)) is not None:
+                blocked[i], single[i] = made[0].to(logits.device), made[1]
         choices: list[list[int]] = [[] for _ in parts]
         for config, members in groups.items():
             rows = [row for i in members for row in range(firsts[i], firsts[i] + counts[i])]
             mine = logits if len(rows) == len(logits) else logits[rows]
-            if any(i in masks for i in members):
+            if any(i in blocked for i in members):
                 mine = mine.clone()  # the log-probabilities are of what the model said
                 for part, i in zip(torch.split(mine, [counts[i] for i in members]), members, strict=True):
-                    if i in masks:
-                        part.masked_fill_(~masks[i], -torch.inf)
+                    if i in blocked:
+                        part.masked_fill_(blocked[i], -torch.inf)
             uniforms = seen = often = None
             if not config.is_greedy:
                 draws = [u for i in members for u in parts[i][0].uniforms(counts[i])]
@@ -268,7 +269,7 @@ class Engine:
                 choices[i] = [next(found) for _ in range(counts[i])]
         for i, (sequence, _) in enumerate(parts):
             if sequence.finish_reason is None:
-                self._extend(sequence, choices[i], logits, firsts[i], masks.get(i))
+                self._extend(sequence, choices[i], logits, firsts[i], single.get(i))
         self._running = [s for s in self._running if s.finish_reason is None]
 
     def _rows(
@@ -295,26 +296,26 @@ class Engine:
             row += count
         return kept, firsts, counts
 
-    def _allowed(self, sequence: Ticket, logits: Tensor) -> Tensor | None:
-        """The masks of a constraint, (rows, V) bool; None where there are none, or they cannot be made."""
-        if sequence.masks is None:
+    def _blocked(self, sequence: Ticket) -> tuple[Tensor, list[bool]] | None:
+        """What a constraint forbids, see :meth:`Constraint.blocked`; None where there is none, or it cannot be said."""
+        if sequence.blocked is None:
             return None
-        made, sequence.masks = sequence.masks, None
+        made, sequence.blocked = sequence.blocked, None
         try:
-            return made.result().to(logits.device)
+            return made.result()
         except UserError as error:
             self._fail(sequence, error)
             return None
 
-    def _extend(self, sequence: Ticket, choices: list[int], logits: Tensor, row: int, masks: Tensor | None) -> None:
+    def _extend(self, sequence: Ticket, ids: list[int], logits: Tensor, row: int, single: list[bool] | None) -> None:
         """Append the chosen tokens, as long as what was guessed for the next place is what was chosen."""
         draft, sequence.draft = sequence.draft, []
         before, held = len(sequence.window), 0  # so many guesses held
         while sequence.finish_reason is None:
-            if masks is None:
-                self._append(sequence, choices[held], logits[row + held])
+            if single is None:
+                self._append(sequence, ids[held], logits[row + held])
             else:
-                self._follow(sequence, choices[held], logits[row + held], masks[held])
+                self._follow(sequence, ids[held], logits[row + held], single[held])
             made = sequence.window[before + held :]
             right = common(made, draft[held:])
             held += right
@@ -332,8 +333,8 @@ class Engine:
         if self.backend.keeps:
             del self._held[sequence.slot][sequence.fed :]
 
-    def _follow(self, sequence: Ticket, token: int, logits: Tensor, mask: Tensor) -> None:
-        """Append a token that was chosen under a constraint, and what that forces."""
+    def _follow(self, sequence: Ticket, token: int, logits: Tensor, single: bool) -> None:
+        """Append a token that was chosen under a constraint (``single``: no other was allowed), and what it forces."""
         constraint = sequence.request.constraint
         assert constraint is not None
         try:
@@ -342,7 +343,7 @@ class Engine:
             self._fail(sequence, error)
             return
         if kept:
-            self._append(sequence, token, logits, forced=int(mask.sum()) == 1)
+            self._append(sequence, token, logits, forced=single)
         self._write(sequence, ids[kept:])
 
     def _write(self, sequence: Ticket, ids: Sequence[int]) -> None:

@@ -92,7 +92,7 @@ class Ticket:
         self.pending = 0
         """New tokens at the window's end that are yet to be fed; 0 where more than these are."""
         self.draft: list[int] = []
-        self.masks: Future[Tensor] | None = None
+        self.blocked: Future[tuple[Tensor, list[bool]]] | None = None
         self.seen: set[int] = set(request.ids)
         self.counts: Counter[int] = Counter()
         """How often each token came."""
