@@ -169,6 +169,8 @@ def main() -> None:
         async def run() -> None:
             for body in soak.asked:
                 soak.right.append(await soak.answer(body) or "")
+            # Once to the end of every slot: a slot's memory is taken as it fills, and stays.
+            await soak.answer({**soak.asked[1], "n": 8, "temperature": 2, "max_tokens": 850})
             start = time.monotonic()
             end = start + 60 * given.minutes
             clients = [asyncio.create_task(soak.client(n, end)) for n in range(given.clients)]

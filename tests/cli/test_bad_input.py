@@ -150,6 +150,7 @@ TABLE: list[tuple[str, str]] = [
     ("serve gpt --context 1", "context|at least 16"),
     ("serve gpt --memory 0.000001", "GB|--slots|--memory"),
     ("serve gpt --precision int3", "int3|int4"),
+    ("serve gpt --store nowhere", "nowhere|scratchlm index"),
     ("predict bert --text Rumi", "bert"),
     ("finetune nowhere --data no.jsonl --out new", "no.jsonl"),
     ("finetune gpt --data no.jsonl --method prefix --out new", "prefix|full, lora, qlora"),

@@ -50,9 +50,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(*names: str, adapters: tuple[str, ...] = (), **settings: Any) -> Iterator[Server]:
+def serving(
+    *names: str, adapters: tuple[str, ...] = (), stores: tuple[str, ...] = (), **settings: Any
+) -> Iterator[Server]:
     """A server of these models, for as long as it is wanted."""
-    server = Server(names, adapters, ServerSettings(**({"port": 0, "memory": 1.0, "grace": 5.0} | settings)))
+    server = Server(
+        names, adapters, ServerSettings(**({"port": 0, "memory": 1.0, "grace": 5.0} | settings)), None, stores
+    )
     server.start()
     try:
         yield server

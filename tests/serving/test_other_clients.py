@@ -138,7 +138,7 @@ def test_no_request_that_a_fuzzer_makes_is_the_servers_fault(models: Path) -> No
                     calm(given(operation.as_strategy(generation_mode=mode))(is_answered))()
                 except Unsatisfiable:  # of a path without parameters nothing can be wrong
                     continue
-    assert len({label for label, _ in statuses}) == len(operations) == 7
+    assert len({label for label, _ in statuses}) == len(operations) == 8
     for path in ("chat/completions", "completions", "embeddings"):
         assert statuses[f"POST /v1/{path}", 400]
         assert statuses[f"POST /v1/{path}", 200]

@@ -24,6 +24,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ADAPTER", help="An adapter's folder, served as a model; may be repeated."),
     ] = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="An index, searched and asked by its folder's name; may be repeated."),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
     key_file: Annotated[
@@ -70,7 +74,8 @@ def serve(
         grace=grace,
     )
     log_to_stderr()
-    server = Server(
-        models, adapter or (), settings, lambda url: print(f"serving at {url}", file=sys.stderr, flush=True)
-    )
-    server.run()
+    Server(models, adapter or (), settings, _tell, store or ()).run()
+
+
+def _tell(url: str) -> None:
+    print(f"serving at {url}", file=sys.stderr, flush=True)

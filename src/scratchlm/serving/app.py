@@ -16,12 +16,13 @@ from scratchlm import __version__
 from scratchlm.serving.access import CLIENT, Access
 from scratchlm.serving.chat import Chat
 from scratchlm.serving.completions import Completion
+from scratchlm.serving.documents import Documents
 from scratchlm.serving.embeddings import embed
 from scratchlm.serving.errors import JSON, add_handlers
 from scratchlm.serving.events import EventStream, Gone, until
 from scratchlm.serving.metrics import Metrics
 from scratchlm.serving.registry import Registry, Served
-from scratchlm.serving.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
+from scratchlm.serving.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, SearchRequest
 
 _LEFT = 499
 """The status that nobody sees, of a client that has left; nginx's."""
@@ -81,6 +82,11 @@ def create_app(models: Registry, metrics: Metrics) -> FastAPI:
     @app.post("/v1/chat/completions", tags=["chat"])
     async def chat_completions(asked: ChatRequest, request: Request) -> Response:
         """The assistant's next turn."""
+        if asked.model in models.stores:
+            store = models.stores[asked.model]
+            async with models.turn():
+                answer = await models.work(store.answer, asked)
+            return EventStream(store.events(answer), _nothing) if asked.stream else JSON(answer)
         return await _written(Chat(asked), request)
 
     @app.post("/v1/completions", tags=["completions"])
@@ -94,14 +100,23 @@ def create_app(models: Registry, metrics: Metrics) -> FastAPI:
         async with models.use(asked.model) as loaded, models.turn():
             return JSON(await models.work(embed, loaded, asked))
 
+    @app.post("/v1/vector_stores/{store}/search", tags=["documents"])
+    async def search(store: str, asked: SearchRequest) -> Response:
+        """Passages of an index."""
+        async with models.turn():
+            return JSON(await models.work(models.store(store).search, asked))
+
     @app.get("/v1/models", tags=["models"])
     async def list_models() -> Response:
         """The models that are served."""
-        return JSON({"object": "list", "data": [_described(one) for one in models.served.values()]})
+        data = [_described(one) for one in models.served.values()]
+        return JSON({"object": "list", "data": data + [_described_store(one) for one in models.stores.values()]})
 
     @app.get("/v1/models/{name:path}", tags=["models"])
     async def model(name: str) -> Response:
         """One of them."""
+        if name in models.stores:
+            return JSON(_described_store(models.stores[name]))
         return JSON(_described(models.find(name)))
 
     @app.get("/health", tags=["server"])
@@ -146,6 +161,14 @@ def create_app(models: Registry, metrics: Metrics) -> FastAPI:
             allow_headers=["Authorization", "Content-Type"],
         )
     return app
+
+
+async def _nothing() -> None:
+    """There is nothing to leave."""
+
+
+def _described_store(one: Documents) -> dict[str, Any]:
+    return {"id": one.name, "object": "model", "created": one.created, "owned_by": "scratchlm", "kind": "documents"}
 
 
 def _described(one: Served) -> dict[str, Any]:

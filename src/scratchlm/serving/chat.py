@@ -13,12 +13,12 @@ from scratchlm.agents.local_model import Said
 from scratchlm.agents.model import Choice
 from scratchlm.generation.constraints import Grammar
 from scratchlm.generation.engine import Token
-from scratchlm.serving.drawing import begin, envelope, room, sampling_of
+from scratchlm.serving.drawing import begin, room, sampling_of
 from scratchlm.serving.events import Running
 from scratchlm.serving.registry import Loaded, Registry
 from scratchlm.serving.scheduler import News
 from scratchlm.serving.schemas import ChatRequest, ChosenTool
-from scratchlm.serving.texts import LEAST_LOG_PROBABILITY, Text, log_probability, token_text, usage
+from scratchlm.serving.texts import LEAST_LOG_PROBABILITY, Text, envelope, log_probability, token_text, usage
 from scratchlm.tokenizers import Tokenizer
 from scratchlm.tokenizers.chat import render_chat
 

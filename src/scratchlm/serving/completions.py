@@ -8,13 +8,13 @@ from typing import Any
 
 from scratchlm.generation.engine import Token
 from scratchlm.generation.generate import start_ids
-from scratchlm.serving.drawing import begin, envelope, room, sampling_of
+from scratchlm.serving.drawing import begin, room, sampling_of
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.events import Running
 from scratchlm.serving.registry import Loaded, Registry
 from scratchlm.serving.scheduler import News
 from scratchlm.serving.schemas import CompletionRequest
-from scratchlm.serving.texts import LEAST_LOG_PROBABILITY, Text, log_probability, token_text, usage
+from scratchlm.serving.texts import LEAST_LOG_PROBABILITY, Text, envelope, log_probability, token_text, usage
 from scratchlm.tokenizers import Tokenizer
 
 _MOST_NEW = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -74,13 +73,3 @@ async def begin(models: Registry, name: str, client: str, make: Any) -> Running:
         loaded.scheduler.admit(texts)
         return Running(loaded.scheduler, texts, news, held.pop_all())
     raise AssertionError("not reached")
-
-
-def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
-    """What every answer and every piece of one begins with."""
-    return {
-        "id": f"{prefix}-{secrets.token_hex(12)}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-    }

@@ -25,6 +25,7 @@ from scratchlm.checkpoints.inspect import inspect
 from scratchlm.errors import UserError
 from scratchlm.generation.constraints import Constraint, Grammar
 from scratchlm.language_model import LanguageModel
+from scratchlm.serving.documents import Documents
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.scheduler import Job, Scheduler
 from scratchlm.serving.settings import ServerSettings
@@ -137,6 +138,7 @@ class Registry:
         models: names of models as everywhere, or ``NAME=MODEL`` to serve one by a name of its own.
         adapters: folders of adapters, each of which is served as a model, worked into its base.
         on_end: told of every text that has ended.
+        stores: folders of indexes, which are searched and asked.
 
     Raises:
         UserError: a model is not on this machine, two have one name, an adapter is none, or one alone is too large.
@@ -148,6 +150,7 @@ class Registry:
         adapters: Sequence[str] = (),
         settings: ServerSettings | None = None,
         on_end: Callable[[Job], None] = lambda _job: None,
+        stores: Sequence[str] = (),
     ) -> None:
         self.settings, self.on_end = settings or ServerSettings(), on_end
         given = self.settings.memory
@@ -158,6 +161,12 @@ class Registry:
         self._line = 0
         for spec, adapter in [*((one, False) for one in models), *((one, True) for one in adapters)]:
             self._add(spec, adapter)
+        self.stores: dict[str, Documents] = {}
+        for store in stores:
+            one = Documents(store)
+            if one.name in self.stores or one.name in self.served:
+                raise UserError(f"two things are called {one.name!r}; rename the folder of the index")
+            self.stores[one.name] = one
         if not self.served:
             raise UserError("there is nothing to serve; name a model, such as smollm2-135m-instruct")
 
@@ -192,6 +201,16 @@ class Registry:
         if name not in self.served:
             raise ApiError(404, f"The model {name[:80]!r} does not exist", param="model", code="model_not_found")
         return self.served[name]
+
+    def store(self, name: str) -> Documents:
+        """The index of a name.
+
+        Raises:
+            ApiError: there is none.
+        """
+        if name not in self.stores:
+            raise ApiError(404, f"The vector store {name[:80]!r} does not exist", code="vector_store_not_found")
+        return self.stores[name]
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Loaded]:

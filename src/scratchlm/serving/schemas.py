@@ -267,6 +267,14 @@ class CompletionRequest(_Drawing):
         return _several(self.prompt)
 
 
+class SearchRequest(_Strict):
+    """``POST /v1/vector_stores/{store}/search``."""
+
+    query: str | Annotated[list[str], Field(min_length=1, max_length=16)]
+    max_num_results: int | None = Field(default=None, ge=1, le=50)
+    rewrite_query: bool | None = None
+
+
 class EmbeddingRequest(_Strict):
     """``POST /v1/embeddings``."""
 

@@ -26,7 +26,7 @@ class Server(uvicorn.Server):
     """A server of some models.
 
     Args:
-        models, adapters: as :class:`~scratchlm.serving.registry.Registry` takes them.
+        models, adapters, stores: as :class:`~scratchlm.serving.registry.Registry` takes them.
         on_start: told of the address once clients may come.
 
     Raises:
@@ -39,10 +39,11 @@ class Server(uvicorn.Server):
         adapters: Sequence[str] = (),
         settings: ServerSettings | None = None,
         on_start: Callable[[str], None] | None = None,
+        stores: Sequence[str] = (),
     ) -> None:
         self.settings = settings or ServerSettings()
         self.metrics = Metrics()
-        self.models = Registry(models, adapters, self.settings, self.metrics.ended)
+        self.models = Registry(models, adapters, self.settings, self.metrics.ended, stores)
         self.app = create_app(self.models, self.metrics)
         self._on_start = on_start
         self._thread = threading.current_thread()
