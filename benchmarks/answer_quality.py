@@ -2,10 +2,12 @@
 
     python benchmarks/answer_quality.py [--json] [--questions FILE] [--no-model] [--quick]
 
-Three sets of documents with questions lie in ``tests/retrieval/questions``: one to calibrate on (see
-``answer_calibration.py``), and two that are held out, each of 25 documents, 100 questions whose answers are spans of
-them and 100 about the same subjects that they do not answer. ``held.txt`` is of the time when the rules for kinds of
-answers were written; ``held2.txt`` came later, of other subjects and in other words, and was measured once at the end.
+Four sets of documents with questions lie in ``tests/retrieval/questions``: one to calibrate on (see
+``answer_calibration.py``), and three that are held out, each of 25 documents, 100 questions whose answers are spans of
+them and 100 about the same subjects that they do not answer. A third kind is made of the first: the same questions
+where the document that answers them has been taken away. ``held.txt`` is of the time when the rules for kinds of
+answers were written; ``held2.txt`` came later, of other subjects and in other words, and was measured once at the end;
+``held3.txt`` was written later still, by someone who knew neither the code nor its answers.
 All documents of the set and of the calibration are searched together.
 
 ``ours`` are quotations chosen without a language model, and ``judged`` the same where one also says how much likelier
@@ -75,11 +77,14 @@ class Passages:
         self._embedder = embedder
         self._hits = [hit for path, text in texts.items() for hit in passages(path, text, words)]
         self._vectors = embedder.embed([hit.embedded for hit in self._hits]).vectors
+        self.without: str | None = None
+        """A document that is not there."""
 
     def search(self, query: str, k: int, where: Any = None) -> Results:
         """The k nearest passages."""
         del where
         scores = self._vectors @ self._embedder.embed([query]).vectors[0]
+        scores[[hit.file == self.without for hit in self._hits]] = -np.inf
         best = np.argsort(-scores, kind="stable")[:k]
         return Results([_scored(self._hits[i], float(scores[i])) for i in best])
 
@@ -174,6 +179,16 @@ def measure(answerer: Answerer, asked: Sequence[Asked]) -> dict[str, Any]:
     }
 
 
+def refused_without(answerer: Answerer, searcher: Passages, asked: Sequence[Asked]) -> float:
+    """The share of the answerable questions that are refused once the document that answers is taken away."""
+    held, refused = [one for one in asked if one.gold is not None], 0
+    for one in held:
+        searcher.without = one.file
+        refused += answerer.ask(one.question).refused
+    searcher.without = None
+    return refused / max(1, len(held))
+
+
 def says(text: str, gold: str | None) -> bool:
     """Whether a text has a span, but for case, spaces and the marks of code."""
     return gold is not None and _plain(gold) in _plain(text)
@@ -257,13 +272,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     searcher = Passages({**texts, **held_texts}, embedder)
     ours = Answerer(searcher, embedder)
     result: dict[str, Any] = {"benchmark": "answers", "ours": measure(ours, asked)}
+    result["ours"]["refused_without_document"] = refused_without(ours, searcher, asked)
     folder = {str(p.relative_to(INJECTIONS)): p.read_text(encoding="utf-8") for p in sorted(INJECTIONS.glob("*.md"))}
     trapped = Passages(folder, embedder)
     answerers = {"ours": Answerer(trapped, embedder)}
     if not options.no_model:
         loaded = scratchlm.load(options.model)
         judge = QuestionLikelihood(loaded.model, loaded.tokenizer)
-        result["judged"] = measure(Answerer(searcher, embedder, judge=judge), asked)
+        judged = Answerer(searcher, embedder, judge=judge)
+        result["judged"] = measure(judged, asked)
+        result["judged"]["refused_without_document"] = refused_without(judged, searcher, asked)
         answerers["judged"] = Answerer(trapped, embedder, judge=judge)
         if not options.quick:
             model, written = LocalChat(loaded), AnswerSettings(style="write")
