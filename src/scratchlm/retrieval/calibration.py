@@ -1,8 +1,8 @@
 """What was learned once: the coefficients of evidence and the threshold of refusal.
 
 ``python benchmarks/answer_calibration.py`` prints all of it again, from the questions in
-``tests/retrieval/questions/calibration.txt``; ``held.txt``, ``held2.txt`` and ``held3.txt`` beside it, which are of other
-documents, measure it.
+``tests/retrieval/questions/calibration.txt``; ``held.txt``, ``held2.txt`` and ``held3.txt`` beside it, which are of
+other documents, measure it.
 """
 
 from __future__ import annotations
