@@ -33,6 +33,7 @@ def test_penalties_on_counts_are_of_the_new_text_alone(kind: str, penalty: dict[
 def test_a_prompts_own_log_probabilities(kind: str, length: int, new: int) -> None:
     engine = Engine(backend(kind), chunk=8)
     ids = prompt(length, 3)
+    engine.run([Request(ids, 1, GREEDY)])  # the cache has the prompt now, which is scored all the same
     scored = Request(ids, new, GREEDY, log_probabilities=2, prompt_log_probabilities=True)
     plain = Request(ids, 3, GREEDY)
     tickets = engine.run([plain, scored, plain])

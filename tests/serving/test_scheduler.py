@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from scratchlm.generation.backends import TorchBackend
-from scratchlm.generation.engine import Engine, Request
+from scratchlm.generation.engine import Engine, Request, Ticket, Token
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.models import Decoder, ModelConfig, build_model
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.fairness import FairQueue
 from scratchlm.serving.scheduler import Job, News, Scheduler
+from scratchlm.serving.texts import Text
+
+from ..agents.chat_tokenizers import chatty
 
 GREEDY = SamplingConfig(greedy=True)
 
@@ -95,6 +98,27 @@ async def test_a_modest_client_does_not_wait_for_a_greedy_ones_line() -> None:
     await ended(*many, one)
     assert order.index("modest") <= 2
     scheduler.close()
+
+
+async def test_special_tokens_are_shown_only_where_asked_for_and_stop_texts_never() -> None:
+    words = chatty()
+    special, end = words.id_of("<|im_start|>"), next(iter(words.eos_ids))
+    for skip, shown in ((True, "ab"), (False, "a<|im_start|>b")):
+        text = Text(0, words, [1], 9, GREEDY, "a", News(), skip_special=skip, stop=["cd"], log_probabilities=0)
+        for letter in ("a", special, "b", "c"):
+            token = letter if isinstance(letter, int) else words.encode(letter)[0]
+            assert text.request.on_token is not None
+            assert not text.request.on_token(Token(token, -1.0))
+        assert text.request.on_token(Token(words.encode("d")[0], -1.0))
+        text.ticket = Ticket(text.request, 64)
+        text.ticket.finish_reason = "stop"
+        text.finish()
+        piece = text.fetch()
+        assert piece is not None
+        assert piece.text == shown
+        assert len(piece.tokens) == 3
+        assert text.finish_reason == "stop"
+    assert Text(0, words, [1], 9, GREEDY, "a", News()).request.end_ids == {end}
 
 
 # ---- cancelling, limits, failures
