@@ -4,8 +4,9 @@
 
 1. ``valid``: of 200 tasks with six tools the share in which the base model's first call, which it has to make, parses
    and fits the tool's schema; ``valid_free`` is the same where it writes as it likes.
-2. ``base_smolagents``: right answers of the base model in smolagents' ToolCallingAgent, with the same tools, of 300
-   tasks whose templates no training has seen; the model is asked by the same engine.
+2. ``base_smolagents``: right answers of the base model in smolagents' ToolCallingAgent, with the same tools, of the
+   first 60 of 300 tasks whose templates no training has seen; the model is asked by the same engine. Its prompt has
+   over 2,000 tokens, and more with every turn, so that all of them would take hours.
 3. ``base``: the same in our loop, calls held to the tools' schemas; ``base_free`` without that.
 4. ``tuned`` and ``tuned_grpo``: after ``scratchlm teach-tools``, whose seconds are told.
 
@@ -22,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,14 @@ class Together:
         self.backend = self._engine.backend
         self.turn = threading.Lock()
         self._news = threading.Condition()
-        self._failure: BaseException | None = None
+        self._failures: list[BaseException] = []
         self._closed = False
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
     def engine(self) -> Any:
-        return self
+        """Another object each time: an agent keeps others from the engine that it uses."""
+        return copy(self)
 
     def run(self, requests: Sequence[Request]) -> list[Ticket]:
         """As :meth:`Engine.run`, for a thread that holds ``turn``."""
@@ -72,11 +75,11 @@ class Together:
             with self._news:
                 tickets = [self._engine.submit(request) for request in requests]
                 self._news.notify_all()
-                self._news.wait_for(lambda: self._failure or all(one.finish_reason for one in tickets))
+                self._news.wait_for(lambda: self._failures or all(one.finish_reason for one in tickets))
         finally:
             self.turn.acquire()
-        if self._failure is not None:
-            raise self._failure
+        if self._failures:
+            raise self._failures[0]
         return tickets
 
     def close(self) -> None:
@@ -91,8 +94,8 @@ class Together:
             try:
                 worked = engine.step()
             except BaseException as error:
-                self._failure, worked = error, False
-                self._closed = True
+                self._failures.append(error)
+                self._closed, worked = True, False
             with self._news:
                 self._news.notify_all()
                 if not worked:
@@ -219,6 +222,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--tasks", type=int, default=300)
     parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--peer", type=int, default=60, help="tasks of those for smolagents")
     parser.add_argument("--only", default="", help="parts with commas between; all by default")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +245,7 @@ def main() -> None:
     part("valid_free", MODEL, lambda model: valid(model, calls, False))
     part("base", MODEL, lambda model: right(model, tasks, ours(model)))
     part("base_free", MODEL, lambda model: right(model, tasks, ours(model, constrained=False)))
-    part("base_smolagents", MODEL, lambda model: right(model, tasks, smolagents(model)))
+    part("base_smolagents", MODEL, lambda model: right(model, tasks[: given.peer], smolagents(model)))
     taught = given.folder / "taught"
     if "teaching" not in parts and (not given.only or "teaching" in given.only):
         parts["teaching"] = teach_tools(MODEL, taught, Teaching(tasks=0), resume=(taught / "report.json").exists())
@@ -254,7 +258,18 @@ def main() -> None:
     busy = sum(teaching.get(f"{one}_processor_seconds", 0.0) for one in ("tuning", "aligning")) / 60
     told |= {"training_minutes": round(minutes, 1), "training_processor_minutes": round(busy, 1)}
     if given.json:
-        print(json.dumps({**told, "tasks": len(tasks), "calls": len(calls), "parts": parts, "machine": machine()}))
+        print(
+            json.dumps(
+                {
+                    **told,
+                    "tasks": len(tasks),
+                    "peer_tasks": given.peer,
+                    "calls": len(calls),
+                    "parts": parts,
+                    "machine": machine(),
+                }
+            )
+        )
         return
     for name, value in told.items():
         print(f"{name:28} {value:.1f}" if "minutes" in name else f"{name:28} {value:.1%}")

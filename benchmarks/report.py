@@ -95,7 +95,9 @@ def updated(page: str, results: dict[str, dict[str, Any]]) -> str:
 
 
 def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    """Those that compare speeds; others, such as shares of right answers, are told where the book speaks of them."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {name: result for name, result in found.items() if "ratio" in result}
 
 
 if __name__ == "__main__":
