@@ -287,6 +287,9 @@ class Engine:
                     self._finish(sequence, "length")
                     count = 0
                 row += 1 - count
+            elif count and sequence.request.max_new_tokens == 0:  # the piece before has told of the last token already
+                self._finish(sequence, "length")
+                row, count = row + count, 0
             elif segment.wanted == "all":  # before the guesses, what was forced: what comes after it is known
                 row, count = row + count - 1 - len(sequence.draft), 1 + len(sequence.draft)
             if count:
