@@ -12,7 +12,7 @@ from scratchlm.agents.call_format import CallFormat, format_of
 from scratchlm.agents.call_grammar import MOST_CALLS, call_grammar
 from scratchlm.agents.model import Choice, Reply
 from scratchlm.errors import UserError
-from scratchlm.generation.constraints import Constraint, Grammar
+from scratchlm.generation.constraints import Constraint, Grammars
 from scratchlm.generation.engine import Engine, Request
 from scratchlm.generation.generate import spelling
 from scratchlm.generation.sampling import SamplingConfig
@@ -21,8 +21,6 @@ from scratchlm.generation.text import TextStream
 from scratchlm.tokenizers import Chat, Tokenizer
 from scratchlm.tokenizers.chat import Message, render_chat
 
-_KNOWN = 16
-"""Grammars that are kept."""
 _turns: WeakKeyDictionary[Engine, threading.RLock] = WeakKeyDictionary()
 """One thread at a time works on an engine: agents that are tools may share a model and run side by side."""
 
@@ -59,7 +57,7 @@ class LocalAgentModel:
         opening = model.tokenizer.encode(self.form.opening, allow_special=True)
         # A grammar is of text; where a call begins with a token that spells none, the model writes freely.
         self.constrained = constrained and not model.tokenizer.special_ids.intersection(opening)
-        self._grammars: dict[str, Grammar] = {}
+        self._grammars = Grammars()
 
     def count(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> int:
         """The tokens that these take as a prompt."""
@@ -126,21 +124,14 @@ class LocalAgentModel:
         """What the next turn may be; None for anything."""
         if not (tools and self.constrained):
             return None
-        return self._grammar(tools, choice, most_calls).constraint(self.model.tokenizer)
+        key = repr((tools, choice, most_calls))
+        grammar = self._grammars.get(key, lambda: call_grammar(self.form, tools, choice, most_calls))
+        return grammar.constraint(self.model.tokenizer)
 
     def rendered(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Chat:
         """The prompt of the next turn."""
         given, shown = self.form.prompt(messages, tools)
         return render_chat(self.model.tokenizer, given, tools=shown, add_generation_prompt=True, masked=False)
-
-    def _grammar(self, tools: Sequence[Mapping[str, Any]], choice: Choice, most_calls: int) -> Grammar:
-        """Kept, for a grammar's work on a vocabulary is kept in it."""
-        key = repr((tools, choice, most_calls))
-        if key not in self._grammars:
-            if len(self._grammars) >= _KNOWN:
-                del self._grammars[next(iter(self._grammars))]
-            self._grammars[key] = call_grammar(self.form, tools, choice, most_calls)
-        return self._grammars[key]
 
 
 class Said:

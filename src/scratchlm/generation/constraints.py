@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,6 +169,26 @@ class _State:
     def fits(self, left: int) -> bool:
         """Whether there is room for the end."""
         return len(self.plan) <= left or len(self.ids) <= left  # no token is less than a letter
+
+
+class Grammars:
+    """The grammars that were used last. They are kept because a grammar's work on a vocabulary is kept in it.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most, self._kept, self._turn = most, dict[str, Grammar](), threading.Lock()
+
+    def get(self, key: str, make: Callable[[], Grammar]) -> Grammar:
+        """The grammar of a key, made where there is none. From any thread."""
+        with self._turn:
+            found = self._kept.pop(key, None) or make()
+            self._kept[key] = found
+            if len(self._kept) > self._most:
+                del self._kept[next(iter(self._kept))]
+            return found
 
 
 class Constraint:

@@ -111,7 +111,7 @@ class Chat:
         schema: dict[str, Any] = {"type": "object"}
         if form.type == "json_schema":
             schema = {} if form.json_schema.json_schema is None else form.json_schema.json_schema
-        return loaded.grammar(json.dumps(schema), lambda: Grammar.json_schema(schema))
+        return loaded.grammars.get(json.dumps(schema), lambda: Grammar.json_schema(schema))
 
     # ---- what comes of it
 
@@ -155,38 +155,32 @@ class Chat:
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The answer in pieces."""
         head = {**self._head, "object": "chat.completion.chunk"}
-        counts = self.asked.stream_options is not None and bool(self.asked.stream_options.include_usage)
-        if counts:
+        if self.asked.tells_usage:
             head["usage"] = None
 
         def chunk(text: Text, delta: dict[str, Any], reason: str | None = None, shown: Any = None) -> dict[str, Any]:
             choice = {"index": text.index, "delta": delta, "logprobs": shown, "finish_reason": reason}
             return {**head, "choices": [choice]}
 
-        going = list(self.running.texts)
-        for text in going:
+        for text in self.running.texts:
             yield chunk(text, {"role": "assistant", "content": "", "refusal": None})
-        while going:
-            for text in list(going):
-                ended = text.ended  # looked at first: what comes in between is fetched at the next turn
-                if (piece := text.fetch()) is not None:
-                    yield chunk(text, {"content": piece.text}, shown=self._logprobs(piece.tokens))
-                if ended:
-                    going.remove(text)
-                    if text.error is not None:
-                        raise text.error
-                    calls, reason = self._calls(text), text.finish_reason
-                    if not calls and text.rest:
-                        yield chunk(text, {"content": text.rest})
-                    for index, call in enumerate(calls):
-                        named = {**call["function"], "arguments": ""}
-                        yield chunk(text, {"tool_calls": [{**call, "index": index, "function": named}]})
-                        written = {"arguments": call["function"]["arguments"]}
-                        yield chunk(text, {"tool_calls": [{"index": index, "function": written}]})
-                    yield chunk(text, {}, "tool_calls" if calls else reason)
-            if going and not any(text.ended for text in going):
-                await self.running.wait()
-        if counts:
+        async for text, piece, ended in self.running.pieces():
+            if piece is not None:
+                yield chunk(text, {"content": piece.text}, shown=self._logprobs(piece.tokens))
+            if not ended:
+                continue
+            if text.error is not None:
+                raise text.error
+            calls, reason = self._calls(text), text.finish_reason
+            if not calls and text.rest:
+                yield chunk(text, {"content": text.rest})
+            for index, call in enumerate(calls):
+                named = {**call["function"], "arguments": ""}
+                yield chunk(text, {"tool_calls": [{**call, "index": index, "function": named}]})
+                written = {"arguments": call["function"]["arguments"]}
+                yield chunk(text, {"tool_calls": [{"index": index, "function": written}]})
+            yield chunk(text, {}, "tool_calls" if calls else reason)
+        if self.asked.tells_usage:
             prompt = len(self.running.texts[0].request.ids)
             yield {**head, "choices": [], "usage": usage(prompt, self.running.texts)}
 

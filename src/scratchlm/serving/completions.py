@@ -126,25 +126,17 @@ class Completion:
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The answer in pieces."""
         head = dict(self._head)
-        counts = self.asked.stream_options is not None and bool(self.asked.stream_options.include_usage)
-        if counts:
+        if self.asked.tells_usage:
             head["usage"] = None
-        going, begun = list(self.running.texts), set[int]()
-        while going:
-            for text in list(going):
-                ended = text.ended
-                piece = text.fetch()
-                if ended and text.error is not None:
-                    raise text.error
-                if piece is not None or ended:
-                    new, tokens = piece or ("", [])
-                    choice = self._choice(text, new, tokens, first=text.index not in begun)
-                    begun.add(text.index)
-                    if ended:
-                        going.remove(text)
-                        choice["finish_reason"] = text.finish_reason
-                    yield {**head, "choices": [choice]}
-            if going and not any(text.ended for text in going):
-                await self.running.wait()
-        if counts:
+        begun = set[int]()
+        async for text, piece, ended in self.running.pieces():
+            if ended and text.error is not None:
+                raise text.error
+            new, tokens = piece or ("", [])
+            choice = self._choice(text, new, tokens, first=text.index not in begun)
+            begun.add(text.index)
+            if ended:
+                choice["finish_reason"] = text.finish_reason
+            yield {**head, "choices": [choice]}
+        if self.asked.tells_usage:
             yield {**head, "choices": [], "usage": self._usage()}

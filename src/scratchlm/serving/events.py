@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from scratchlm.serving.errors import refusal, to_json
 from scratchlm.serving.scheduler import News, Scheduler
-from scratchlm.serving.texts import Text
+from scratchlm.serving.texts import Piece, Text
 
 
 class Gone(Exception):  # noqa: N818
@@ -32,6 +32,20 @@ class Running:
     async def wait(self) -> None:
         """Until there is something new."""
         await self._news.wait()
+
+    async def pieces(self) -> AsyncIterator[tuple[Text, Piece | None, bool]]:
+        """What is new of the texts as it comes: of which, what (at the end perhaps nothing), and whether it ends."""
+        going = list(self.texts)
+        while going:
+            for text in list(going):
+                ended = text.ended  # looked at first: what comes in between is fetched at the next turn
+                piece = text.fetch()
+                if ended:
+                    going.remove(text)
+                if ended or piece is not None:
+                    yield text, piece, ended
+            if going and not any(text.ended for text in going):
+                await self.wait()
 
     @property
     def ended(self) -> bool:

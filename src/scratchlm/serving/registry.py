@@ -23,7 +23,7 @@ from scratchlm.api import load
 from scratchlm.checkpoints.catalogue import Located, resolve
 from scratchlm.checkpoints.inspect import inspect
 from scratchlm.errors import UserError
-from scratchlm.generation.constraints import Constraint, Grammar
+from scratchlm.generation.constraints import Constraint, Grammars
 from scratchlm.language_model import LanguageModel
 from scratchlm.serving.documents import Documents
 from scratchlm.serving.errors import ApiError
@@ -33,8 +33,8 @@ from scratchlm.serving.settings import ServerSettings
 Found = TypeVar("Found")
 _FREE = 0.8
 """Of the memory that is free at the start, the share that models may take unless told."""
-_KNOWN_GRAMMARS, _PREPARING = 16, 4
-"""Grammars that are kept of a model; requests that are made ready at a time."""
+_PREPARING = 4
+"""Requests that are made ready at a time."""
 _WAIT = 30.0
 """Seconds that a request waits for the memory of a model that others are using."""
 
@@ -47,7 +47,8 @@ class Loaded:
         self._settings, self._on_end = settings, on_end
         self._lock = threading.Lock()
         self._scheduler: Scheduler | None = None
-        self._grammars: dict[str, Grammar] = {}
+        self.grammars = Grammars()
+        """Of schemas that answers were asked to fit."""
 
     @property
     def scheduler(self) -> Scheduler:
@@ -81,15 +82,6 @@ class Loaded:
             UserError: it has no chat template.
         """
         return LocalAgentModel(self.model)
-
-    def grammar(self, key: str, make: Callable[[], Grammar]) -> Grammar:
-        """The grammar of this key; the last ones are kept, for a grammar's work on a vocabulary is kept in it."""
-        with self._lock:
-            found = self._grammars.pop(key, None) or make()
-            self._grammars[key] = found
-            if len(self._grammars) > _KNOWN_GRAMMARS:
-                del self._grammars[next(iter(self._grammars))]
-            return found
 
     def call_constraint(self, tools: Sequence[dict[str, Any]], choice: Choice, most: int) -> Constraint | None:
         """What a turn with tools may be; None for anything."""

@@ -177,6 +177,11 @@ class _Drawing(_Strict):
         """The stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with the tokens that were used."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
     @field_validator("stop")
     @classmethod
     def _few_stops(cls, stop: str | list[str] | None) -> str | list[str] | None:
