@@ -168,9 +168,7 @@ class Engine:
         anew = not self.backend.keeps or sequence.request.prompt_log_probabilities
         shared = [0 if anew else min(common(window, held), len(window) - 1) for held in self._held]
         best = max(range(len(shared)), key=lambda slot: (shared[slot], slot in free))
-        for other in (
-            () if anew else self._running
-        ):  # one that is still reading the same beginning will soon have more of it
+        for other in [] if anew else self._running:  # one that reads the same beginning will soon have more of it
             coming = min(common(window, other.window), len(window) - 1)
             if other.pending == 0 and coming >= max(LEAST_SHARED, shared[best] + 1) and coming > other.fed:
                 return None
@@ -283,15 +281,12 @@ class Engine:
             if segment.prompt and segment.wanted == "all":
                 score_prompt(sequence, segment, logits[row : row + count])
                 row, count = row + count - 1, int(sequence.fed == len(sequence.window))
-                if count and sequence.request.max_new_tokens == 0:
-                    self._finish(sequence, "length")
-                    count = 0
                 row += 1 - count
-            elif count and sequence.request.max_new_tokens == 0:  # the piece before has told of the last token already
-                self._finish(sequence, "length")
-                row, count = row + count, 0
             elif segment.wanted == "all":  # before the guesses, what was forced: what comes after it is known
                 row, count = row + count - 1 - len(sequence.draft), 1 + len(sequence.draft)
+            if count and sequence.request.max_new_tokens == 0:  # its prompt alone was asked for
+                self._finish(sequence, "length")
+                row, count = row + count, 0
             if count:
                 kept.append((sequence, segment))
                 firsts.append(row)
