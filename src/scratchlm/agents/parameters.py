@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scratchlm.errors import UserError
+from scratchlm.errors import UserError, missing_package
 
 _SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?):\s*$", re.MULTILINE)
 _GOOGLE = re.compile(r"^(\s+)\*{0,2}(\w+)(?: ?\([^)]*\))?:\s*(.*)$")
@@ -55,7 +55,7 @@ def from_function(
         from pydantic.errors import PydanticUserError
         from typing_extensions import TypedDict
     except ImportError:
-        raise UserError("tools need pydantic, which is missing; run: pip install 'scratchlm[agents]'") from None
+        raise missing_package("tools need", "pydantic", "agents") from None
     typed_dict: Any = TypedDict  # its names and types are not known before
     description, about = described(function)
     fields: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from scratchlm.agents.model import Reply, ToolCall
 from scratchlm.agents.settings import AgentSettings
 from scratchlm.agents.state import State
 from scratchlm.agents.traces import VERSION
-from scratchlm.checkpoints.files import disk_errors, write_text
+from scratchlm.checkpoints.files import disk_errors, write_rows
 from scratchlm.errors import UserError
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.reading import read_text
@@ -260,7 +260,7 @@ def training_rows(
     return rows
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows as JSONL.
 
     Raises:
@@ -269,4 +269,4 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     if not rows:
         raise UserError("no run of the trace ended in an answer, so there is nothing to learn from")
     with disk_errors(str(path), "choose another file"):
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_rows(path, rows)

@@ -29,7 +29,7 @@ from typing import IO
 
 from scratchlm.agents import locked
 from scratchlm.agents.tool import Tool, ToolError, tool
-from scratchlm.errors import UserError
+from scratchlm.errors import UserError, missing_package
 from scratchlm.ranges import check_number, check_whole
 
 _LAUNCHER = Path(__file__).with_name("locked.py")
@@ -202,7 +202,7 @@ def _monty(limits: Limits) -> tuple[list[str], list[str]]:
     """The command that runs main.py by Monty's own program, and what it has to be able to run."""
     found = shutil.which("monty", path=sysconfig.get_path("scripts")) or shutil.which("monty")
     if found is None:
-        raise UserError("Python is run by pydantic-monty, which is missing; run: pip install 'scratchlm[agents]'")
+        raise missing_package("Python is run by", "pydantic-monty", "agents")
     seconds, binary = str(limits.seconds), str(Path(found).resolve())
     options = ["--max-feed-duration", seconds, "--max-sleep", seconds, "--max-total-sleep", seconds]
     return [binary, *options, "--max-memory", str(limits.memory), "main.py"], [binary]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scratchlm.agents.replaying import TracedRun
-from scratchlm.errors import UserError
+from scratchlm.errors import missing_package
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -27,9 +27,7 @@ def export_spans(runs: Sequence[TracedRun], exporter: SpanExporter) -> None:
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
     except ImportError as error:
-        raise UserError(
-            "spans need OpenTelemetry, which is missing; run: pip install 'scratchlm[telemetry]'"
-        ) from error
+        raise missing_package("spans need", "OpenTelemetry", "telemetry") from error
     provider = TracerProvider(resource=Resource({"service.name": "scratchlm"}), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("scratchlm.agents")
@@ -73,9 +71,7 @@ def print_spans(runs: Sequence[TracedRun]) -> None:
     try:
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
     except ImportError as error:
-        raise UserError(
-            "spans need OpenTelemetry, which is missing; run: pip install 'scratchlm[telemetry]'"
-        ) from error
+        raise missing_package("spans need", "OpenTelemetry", "telemetry") from error
     export_spans(runs, ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n"))
 
 

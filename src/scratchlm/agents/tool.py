@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, overload
 
 from scratchlm.agents.parameters import from_function, message
-from scratchlm.errors import UserError
+from scratchlm.errors import UserError, missing_package
 from scratchlm.importing import said
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
@@ -73,7 +73,7 @@ class Tool:
             from jsonschema import Draft202012Validator as Draft
             from jsonschema.exceptions import SchemaError
         except ImportError:
-            raise UserError("tools need jsonschema, which is missing; run: pip install 'scratchlm[agents]'") from None
+            raise missing_package("tools need", "jsonschema", "agents") from None
         try:
             Draft.check_schema(self.parameters)
         except (SchemaError, RecursionError, re.error) as error:

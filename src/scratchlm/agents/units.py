@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from scratchlm.agents.calculator import shown_number
-from scratchlm.errors import UserError
+from scratchlm.errors import missing_package
 
 _ONE = r"[^\W\d_][^\W\d]*(?:\s*(?:\*\*|\^)\s*-?[1-9](?!\d))?"
 _UNIT = re.compile(rf"{_ONE}(?:(?:\s*[*/]\s*|\s+){_ONE})*")
@@ -31,7 +31,7 @@ def _registry() -> Any:
     try:
         from pint import UnitRegistry
     except ImportError:
-        raise UserError("units need pint, which is missing; run: pip install 'scratchlm[agents]'") from None
+        raise missing_package("units need", "pint", "agents") from None
     return UnitRegistry(non_int_type=Fraction)
 
 

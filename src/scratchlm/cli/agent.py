@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scratchlm.cli.output import Json, Precision
-
-WRITER = "smollm2-135m-instruct"
+from scratchlm.cli.ask import KEY, WRITER
+from scratchlm.cli.output import Json, Precision, names_in
 
 
 def agent(
@@ -31,7 +30,7 @@ def agent(
         str | None,
         typer.Option(
             metavar="URL",
-            help="An OpenAI-compatible server; its key, if any, is taken from SCRATCHLM_ENDPOINT_KEY.",
+            help=f"An OpenAI-compatible server; its key, if any, is taken from {KEY}.",
             show_default=False,
         ),
     ] = None,
@@ -94,7 +93,7 @@ def agent(
     run_in_terminal(
         task,
         lambda: agent_model(model, endpoint, context, precision, constrained=not unconstrained),
-        [name.strip() for name in tools.split(",") if name.strip()],
+        names_in(tools),
         settings,
         state,
         resume=resume,

@@ -54,6 +54,11 @@ def columns_option(example: str) -> Any:
     return typer.Option(metavar="PART=COLUMN", help=told, show_default=False)
 
 
+def names_in(text: str) -> list[str]:
+    """The names in a list with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def settings_option(example: str) -> Any:
     """``--set``."""
     told = f"A setting, such as {example}; may be repeated."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scratchlm.cli.output import Json, print_json
+from scratchlm.cli.output import Json, names_in, print_json
 
 traces = typer.Typer(help="Look at what agents did, do it again, learn from it.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that `agent --trace` wrote.", show_default=False)]
@@ -38,7 +38,7 @@ def replay(
     from scratchlm.agents.replaying import replay as play
     from scratchlm.agents.shipped import open_tools
 
-    opened = open_tools([name.strip() for name in tools.split(",") if name.strip()]) if tools else None
+    opened = open_tools(names_in(tools)) if tools else None
     played = [play(run, opened) for run in read_trace(file)]
     if json:
         print_json({"runs": [{"answer": one.answer, "status": one.status, "reason": one.reason} for one in played]})
@@ -64,12 +64,14 @@ def to_sft(
 ) -> None:
     """Make chat rows, to fine-tune on, of the runs that ended in an answer."""
     from scratchlm.agents.call_format import format_of
-    from scratchlm.agents.replaying import read_trace, training_rows, write_rows
+    from scratchlm.agents.replaying import read_trace, save_rows, training_rows
     from scratchlm.opening import open_model
 
     runs = read_trace(file)
-    rows = training_rows(runs, None if model is None else format_of(open_model(model).tokenizer), clean=clean)
-    write_rows(rows, out)
+    rows = training_rows(
+        runs, None if model is None else format_of(open_model(model, weights=False).tokenizer), clean=clean
+    )
+    save_rows(rows, out)
     if json:
         print_json({"rows": len(rows), "runs": len(runs), "out": str(out)})
     else:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from scratchlm.data.chunks import not_text, read_text
 from scratchlm.data.files import TEXT_SUFFIXES, resolve_source
-from scratchlm.errors import UserError
+from scratchlm.errors import UserError, missing_package
 from scratchlm.reading import ordinary_size
 
 LONGEST = 64 << 20
@@ -209,7 +209,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 def _parquet(path: Path) -> Iterator[Row]:
     if find_spec("pyarrow") is None:
-        raise UserError("Parquet needs pyarrow, which is missing; run: pip install 'scratchlm[finetune]'")
+        raise missing_package("Parquet needs", "pyarrow", "finetune")
     import pyarrow
     import pyarrow.parquet
 

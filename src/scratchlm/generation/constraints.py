@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scratchlm.errors import UserError
+from scratchlm.errors import UserError, missing_package
 from scratchlm.generation.completion import end_again, shorter_end, shortest_end
 from scratchlm.generation.spelling import Spelling, need_llguidance, spelling_of
 
@@ -385,7 +385,7 @@ def _check_schema(schema: Mapping[str, Any] | bool) -> None:
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError
     except ImportError as error:
-        raise UserError("schemas need jsonschema, which is missing; run: pip install 'scratchlm[agents]'") from error
+        raise missing_package("schemas need", "jsonschema", "agents") from error
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from numpy.typing import NDArray
 
-from scratchlm.errors import UserError
+from scratchlm.errors import missing_package
 from scratchlm.generation.text import LEADS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _known: WeakKeyDictionary[Tokenizer, Spelling] = WeakKeyDictionary()
 def need_llguidance() -> None:
     """Raises UserError where the package that reads grammars is missing."""
     if find_spec("llguidance") is None:
-        raise UserError("constrained text needs llguidance, which is missing; run: pip install 'scratchlm[agents]'")
+        raise missing_package("constrained text needs", "llguidance", "agents")
 
 
 class Spelling:

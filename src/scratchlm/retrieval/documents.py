@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scratchlm.errors import UserError
+from scratchlm.errors import UserError, missing_package
 from scratchlm.retrieval.formats import Unreadable, kind_of, read_bytes_as
 from scratchlm.retrieval.passages import Document
 
@@ -195,7 +195,7 @@ def _spec(root: Path, ignore: Sequence[str]) -> GitIgnoreSpec | None:
     try:
         from pathspec import GitIgnoreSpec
     except ImportError as error:
-        raise UserError("ignore patterns need pathspec, which is missing; run: pip install 'scratchlm[rag]'") from error
+        raise missing_package("ignore patterns need", "pathspec", "rag") from error
     for where, line in lines:
         try:
             GitIgnoreSpec.from_lines([line])

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from scratchlm.errors import UserError
+from scratchlm.errors import missing_package
 from scratchlm.retrieval.decoding import NotText, decode
 
 
@@ -108,9 +108,7 @@ def read_bytes_as(kind: str, data: bytes) -> Read:
             read = _of_text(kind, _decoded(kind, data))
     except ModuleNotFoundError as error:
         package = (error.name or "a package").partition(".")[0]
-        raise UserError(
-            f"{kind or 'such'} files need {package}, which is missing; run: pip install 'scratchlm[rag]'"
-        ) from error
+        raise missing_package(f"{kind or 'such'} files need", package, "rag") from error
     read = Read(_writable(read.text), read.kind, read.pages, {n: _writable(v) for n, v in read.metadata.items()})
     if not read.text.strip():
         scans = "; if it is scanned, run a text recognition on it first" if kind == "pdf" else ""

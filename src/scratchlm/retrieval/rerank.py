@@ -6,7 +6,6 @@ Each has ``score(query, passages) -> list[float]``, one a passage and higher for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scratchlm.alignment.goals import Aligned, check_goal
+from scratchlm.checkpoints.files import write_rows
 from scratchlm.data.record_rows import Record
 from scratchlm.errors import UserError
 from scratchlm.generation.predict import Predictor
@@ -114,7 +114,7 @@ def write_pairs(
     if not rows:
         raise UserError("there are no pairs to learn from; judge some passages as right and some as wrong")
     try:
-        Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_rows(Path(path), rows)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; choose another file") from error
     return len(rows)

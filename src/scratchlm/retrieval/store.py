@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from scratchlm.checkpoints.files import disk_errors
-from scratchlm.errors import UserError
+from scratchlm.errors import UserError, missing_package
 from scratchlm.retrieval.index_settings import IndexSettings, Record
 
 TABLE, GOOD, META = "chunks", "good", b"scratchlm"
@@ -71,7 +71,7 @@ class Store:
         if not self.place.strip():
             raise UserError("an index's store has no name; give a folder, or an address such as s3://bucket/name")
         if find_spec("lancedb") is None:
-            raise UserError("an index needs lancedb, which is missing; run: pip install 'scratchlm[rag]'")
+            raise missing_package("an index needs", "lancedb", "rag")
         if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.place} is a file; give a folder for the index")
 

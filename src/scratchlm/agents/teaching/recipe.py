@@ -26,7 +26,7 @@ from scratchlm.agents.teaching.rollouts import roll_out
 from scratchlm.agents.teaching.task import Task
 from scratchlm.agents.teaching.tasks import make_tasks, tools_of
 from scratchlm.agents.teaching.traces import rows_of
-from scratchlm.checkpoints.files import disk_errors, write_text
+from scratchlm.checkpoints.files import disk_errors, write_rows, write_text
 from scratchlm.errors import UserError
 from scratchlm.generation.build import build_engine
 from scratchlm.generation.sampling import SamplingConfig
@@ -97,8 +97,8 @@ def teach_tools(
         KeyboardInterrupt: it was broken off; it has been saved and can be resumed.
     """
     teaching, report, folder = teaching or Teaching(), reporter or Reporter(), Path(out)
-    opened = open_model(model)
-    if not isinstance(opened.model, Decoder):
+    opened = open_model(model, weights=False)
+    if opened.config.architecture != "decoder":
         raise UserError(f"{model} is no decoder, and only a decoder can call tools; choose one")
     form, path = format_of(opened.tokenizer), folder / REPORT
     given = {**TUNING, **_blocks(opened.config.layers), **(settings or {})}
@@ -231,7 +231,7 @@ def _same(told: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> No
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with disk_errors(str(path), "free some space, and go on with --resume"):
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_rows(path, rows)
 
 
 def _write(path: Path, told: Mapping[str, Any]) -> None:
