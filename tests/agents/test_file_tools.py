@@ -225,9 +225,11 @@ def test_what_becomes_a_link_meanwhile_is_not_followed(fine: str, target: str, p
     (inside / fine).parent.mkdir(exist_ok=True)
     (inside / fine).write_text("fine")
     (inside / "bad").symlink_to(target)
-    folder, seen = Folder(inside), set()
+    folder, seen, link = Folder(inside), set(), "it is a link, or leads through a file or a link"
     with flipping(inside / "raced", inside / "bad"):
-        for number in range(1_500):
+        for number in range(100_000):
+            if number >= 1_500 and {"fine", link} <= seen:  # a busy machine may flip seldom
+                break
             try:
                 seen.add(folder.read(path))
             except ValueError as error:
@@ -236,7 +238,7 @@ def test_what_becomes_a_link_meanwhile_is_not_followed(fine: str, target: str, p
                 with suppress(ValueError):
                     folder.write("raced/new.txt", "written")
     assert "fine" in seen
-    assert "it is a link, or leads through a file or a link" in seen
+    assert link in seen
     assert SECRET not in seen
     assert sorted(one.name for one in (inside.parent / "outside").iterdir()) == ["deep", "secret.txt"]
     assert (inside.parent / "outside" / "secret.txt").read_text() == SECRET
