@@ -28,7 +28,7 @@ def test_a_task_is_done_shown_and_traced(command: Command, tmp_path: Path) -> No
     trace, state, rows = (tmp_path / name for name in ("t.jsonl", "s.json", "rows.jsonl"))
     with serving(calculating) as (url, seen):
         outcome = command(
-            *("agent", "What is 12 * 34?", "--endpoint", url, "--model", "big", "--tools", "calculator,dates"),
+            *("agent", "What is 12 * 34?", "--endpoint", url, "--model", "big", "--tools", "calculator, dates,"),
             *("--trace", str(trace), "--state", str(state), "--system", "Be brief."),
         )
     assert (outcome.status, outcome.out) == (0, "It is 408.\n")

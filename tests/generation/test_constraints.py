@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scratchlm.errors import UserError
-from scratchlm.generation.constraints import Constraint, Grammar
+from scratchlm.generation.constraints import Constraint, Grammar, Grammars
 from scratchlm.generation.engine import Request, Ticket
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.tokenizers import Tokenizer
@@ -322,3 +322,19 @@ def test_a_grammar_is_compiled_once_for_a_tokenizer() -> None:
     first, second = (grammar.constraint(tokenizer_of("bpe")) for _ in range(2))
     assert first is not second
     assert len(grammar._compiled) == 1
+
+
+def test_the_grammars_used_last_are_kept() -> None:
+    kept, made = Grammars(2), []
+
+    def get(key: str) -> Grammar:
+        return kept.get(key, lambda: made.append(key) or Grammar.choices([key]))  # type: ignore[func-returns-value]
+
+    first = get("a")
+    assert get("a") is first
+    get("b")
+    assert get("a") is first  # used again, so that b goes before it
+    get("c")
+    assert get("a") is first
+    get("b")
+    assert made == ["a", "b", "c", "b"]

@@ -92,6 +92,13 @@ def test_a_stream_says_the_same_in_pieces(client: Any, n: int) -> None:
     assert len(set(texts)) == n
 
 
+def test_a_stream_says_what_was_used_only_where_it_is_asked_to(client: Any) -> None:
+    for more in ({}, {"stream_options": {"include_usage": False}}):
+        parts = list(greedy(client, stream=True, **more))
+        assert [part.usage for part in parts] == [None] * len(parts)
+        assert all(part.choices for part in parts)
+
+
 def test_the_least_heat_is_none(client: Any) -> None:
     tiny = greedy(client, temperature=5e-324, top_p=0.0, extra_body={"min_p": 5e-324, "repetition_penalty": 1.0})
     assert tiny.choices[0].message.content == greedy(client).choices[0].message.content
