@@ -112,9 +112,13 @@ _MEANT = {"oneOf": "anyOf"}
 twice, and of the parts of pydantic's unions only one can fit."""
 
 
-def tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
+def tidy(schema: Mapping[str, Any], *, closed: bool = True) -> dict[str, Any]:
     """A schema without titles, with its ``$defs`` written out in place, and with closed objects. A type that contains
-    itself keeps its ``$ref``."""
+    itself keeps its ``$ref``.
+
+    Args:
+        closed: leave it out for a schema that others have written, whose objects may be parts of one (``allOf``).
+    """
     definitions = schema.get("$defs", {})
     kept: dict[str, Any] = {}
 
@@ -140,7 +144,7 @@ def tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in part.items()
             if key not in _LEFT_OUT
         }
-        if "properties" in found:
+        if closed and "properties" in found:
             found.setdefault("additionalProperties", False)
         return found
 

@@ -158,6 +158,12 @@ class Tool:
         return dict(arguments)
 
 
+def valid_name(text: str) -> str:
+    """A tool's name from any text: other signs become underscores, and what is longer than 64 is cut."""
+    name = re.sub(r"[^a-zA-Z0-9_]+", "_", text)[:64] or "_"
+    return name if _NAME.fullmatch(name) else f"_{name}"[:64]
+
+
 class ToolError(Exception):
     """What a tool raises to tell the model something, on several lines if need be: the text is shown as it is."""
 
@@ -203,7 +209,7 @@ def tool(
             try:
                 values = typed(arguments)
             except ValueError as error:  # pydantic's: a date that is none, a rule that no schema can say
-                raise _BadArguments(_pydantic_says(error)) from error
+                raise _BadArguments(pydantic_says(error)) from error
             return function(**values)
 
         async def call_async(arguments: dict[str, Any]) -> Any:
@@ -240,7 +246,8 @@ def _failure(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _pydantic_says(error: ValueError) -> str:
+def pydantic_says(error: ValueError) -> str:
+    """What pydantic finds wrong, in words for the model; of another error its message."""
     errors = getattr(error, "errors", None)
     if errors is None:
         return message(error)

@@ -1,5 +1,5 @@
-"""scratchlm in LangChain: its chat models, vectors, store and search as LangChain's classes, and a LangChain retriever
-as one of ours.
+"""scratchlm in LangChain: its chat models, vectors, store, search and tools as LangChain's classes, and LangChain's
+retrievers and tools as ours.
 
     from scratchlm.integrations.langchain import ChatScratchlm
 
@@ -16,6 +16,15 @@ need("langchain", "langchain_core")
 from scratchlm.integrations.langchain.chat import ChatScratchlm  # noqa: E402
 from scratchlm.integrations.langchain.embeddings import ScratchlmEmbeddings  # noqa: E402
 from scratchlm.integrations.langchain.retrieval import LangChainSearcher, ScratchlmRetriever  # noqa: E402
+from scratchlm.integrations.langchain.tool_bridge import from_langchain, to_langchain  # noqa: E402
 from scratchlm.integrations.langchain.vector_store import ScratchlmVectorStore  # noqa: E402
 
-__all__ = ["ChatScratchlm", "LangChainSearcher", "ScratchlmEmbeddings", "ScratchlmRetriever", "ScratchlmVectorStore"]
+__all__ = [
+    "ChatScratchlm",
+    "LangChainSearcher",
+    "ScratchlmEmbeddings",
+    "ScratchlmRetriever",
+    "ScratchlmVectorStore",
+    "from_langchain",
+    "to_langchain",
+]
