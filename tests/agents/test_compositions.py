@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,72 @@ def test_an_agent_that_finds_nothing_is_a_tool_that_failed() -> None:
     state = run_agent("Ask", ScriptedModel(("helper", {"task": "x"}), "So."), [as_tool(inner, "helper", "")])
     assert state.calls[0].failed
     assert "no answer (empty)" in (state.calls[0].result or "")
+
+
+class Endless(ScriptedModel):
+    """Talks until someone stops it."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.begun, self.stopped = threading.Event(), threading.Event()
+
+    def respond(self, *_: Any, on_text: Any = None, **__: Any) -> Any:
+        self.begun.set()
+        try:
+            for _ in range(3_000):
+                on_text("and ")
+                time.sleep(0.01)
+        except BaseException:
+            self.stopped.set()
+            raise
+        raise AssertionError("nobody has stopped it")
+
+
+@pytest.mark.parametrize("helpers", [1, 2])
+def test_an_agent_that_is_a_tool_is_cancelled_with_the_one_that_called_it(helpers: int) -> None:
+    inner = Endless()
+    helper = as_tool(agent(inner), "helper", "")
+    model = ScriptedModel([("helper", {"task": f"Talk {n}"}) for n in range(helpers)], "So.")
+    began = time.monotonic()
+    state = run_agent("Have them talk", model, [helper], cancel=inner.begun.is_set)
+    assert (state.status, state.reason) == ("stopped", "cancelled")
+    assert inner.stopped.is_set()
+    assert time.monotonic() - began < 10
+    assert "it gave no answer (cancelled)" in (state.calls[0].result or "")
+
+
+def test_a_tools_agent_ends_with_the_time_of_the_run_around_it_and_with_its_own() -> None:
+    inner = Endless()
+    middle = agent(ScriptedModel(("helper", {"task": "Talk"})), [as_tool(agent(inner), "helper", "")])
+    outer = ScriptedModel(("middle", {"task": "Have them talk"}))
+    state = run_agent("Go", outer, [as_tool(middle, "middle", "")], AgentSettings(max_seconds=0.3))
+    assert (state.reason, inner.stopped.wait(10)) == ("seconds", True)
+    late = Endless()
+    outcome = as_tool(agent(late), "helper", "", timeout=0.3).run({"task": "Talk"})
+    assert outcome.failed
+    assert late.stopped.wait(10)
+
+
+def test_a_tools_agent_ends_where_the_run_around_it_is_broken_off() -> None:
+    inner = Endless()
+    helper = as_tool(agent(inner), "helper", "", timeout=60)
+
+    def broken(event: Event) -> None:
+        if event.kind == "call":
+            threading.Thread(target=break_off, daemon=True).start()
+
+    def break_off() -> None:
+        inner.begun.wait(10)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # as Ctrl-C does
+
+    with pytest.raises(KeyboardInterrupt):
+        run_agent("Talk", ScriptedModel(("helper", {"task": "Talk"})), [helper], on_event=broken)
+    assert inner.stopped.wait(10)
+
+
+def test_a_run_beside_another_one_is_not_cancelled_with_it() -> None:
+    run_agent("Hi", ScriptedModel("Hello."), cancel=lambda: True)
+    assert run_agent("Hi", ScriptedModel("Hello.")).answer == "Hello."
 
 
 def test_a_plan_is_made_and_done_step_by_step() -> None:

@@ -6,11 +6,13 @@ import difflib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from scratchlm.agents.settings import EFFECTS, AgentSettings, Ask
 from scratchlm.agents.state import CallRecord, State, Step
+from scratchlm.errors import UserError
 
 if TYPE_CHECKING:
     from scratchlm.agents.tool import Tool
@@ -49,7 +51,8 @@ class Caller:
         self._tools = {tool.name: tool for tool in tools}
         if len(self._tools) < len(tools):
             names = [tool.name for tool in tools]
-            raise ValueError(f"two tools have the name {next(n for n in names if names.count(n) > 1)}")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"two tools are called {twice}; give each name once")
         self._settings, self._ask, self._save, self._tell, self._check = settings, ask, save, tell, check
 
     def finish(self, state: State, step: Step) -> None:
@@ -93,7 +96,9 @@ class Caller:
             outcomes = [calls[0][1].run(calls[0][0].arguments)]
         else:
             with ThreadPoolExecutor(len(calls)) as pool:
-                outcomes = list(pool.map(lambda one: one[1].run(one[0].arguments), calls))
+                # Each in a context like this one, so that a run within a tool knows of the run around it.
+                waiting = [pool.submit(copy_context().run, tool.run, record.arguments) for record, tool in calls]
+                outcomes = [one.result() for one in waiting]
         for (record, _), outcome in zip(calls, outcomes, strict=True):
             record.result, record.failed, record.seconds, record.made = (
                 outcome.text,

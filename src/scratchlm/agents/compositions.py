@@ -6,10 +6,11 @@ An agent is whatever takes a task and gives the state that it ended in; see :fun
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scratchlm.agents.loop import run_agent
+from scratchlm.agents.loop import ended_by, run_agent
 from scratchlm.agents.model import AgentModel
 from scratchlm.agents.settings import AgentSettings, Ask, OnEvent
 from scratchlm.agents.state import State
@@ -35,9 +36,11 @@ def agent(
 
 
 def as_tool(worker: Agent, name: str, description: str, *, timeout: float = 300.0, effects: bool = False) -> Tool:
-    """An agent as a tool of another: it gets a task and gives its answer.
+    """An agent as a tool of another: it gets a task and gives its answer. It ends, as cancelled, where the run that
+    called it is cancelled, broken off or out of time.
 
     Args:
+        timeout: seconds after which it ends.
         effects: whether its own tools change something outside.
 
     Raises:
@@ -46,7 +49,9 @@ def as_tool(worker: Agent, name: str, description: str, *, timeout: float = 300.
     from scratchlm.agents.tool import Tool
 
     def work(arguments: dict[str, Any]) -> str:
-        state = worker(arguments["task"])
+        until = time.monotonic() + timeout
+        with ended_by(lambda: time.monotonic() >= until):
+            state = worker(arguments["task"])
         if state.status != "done":
             raise RuntimeError(f"it gave no answer ({state.reason}); ask it for less, or do without")
         return state.answer

@@ -7,7 +7,9 @@ text. Tools' results are data: nothing in them opens a turn or a call, whatever 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,21 @@ if TYPE_CHECKING:
 
 _EMPTY = "You gave no answer. Answer the task, or call a tool."
 _MOST_EMPTY, _LONGEST_NAME, _LONGEST_ARGUMENTS = 2, 200, 100_000
+
+
+_ENDED: ContextVar[Callable[[], bool] | None] = ContextVar("whether the run around this one has ended", default=None)
+
+
+@contextmanager
+def ended_by(ended: Callable[[], bool]) -> Iterator[None]:
+    """Runs that begin inside, in this thread or in a tool's, are cancelled where ``ended`` or a run around them says
+    so."""
+    above = _ENDED.get()
+    token = _ENDED.set(lambda: ended() or (above is not None and above()))
+    try:
+        yield
+    finally:
+        _ENDED.reset(token)
 
 
 class _Stopped(Exception):  # noqa: N818 (nothing is wrong)
@@ -48,6 +65,7 @@ def run_agent(
         on_event: told of everything as it happens, the model's text included.
         ask: asked about calls that need approval; without it such a run returns with the status ``waiting``.
         cancel: looked at between calls and with every piece of text; True ends the run with the reason ``cancelled``.
+            A run within a tool of another one is cancelled together with it, too, and when its time ends.
         file: where the state is kept, saved whole after every step; see :mod:`scratchlm.agents.state`.
 
     Raises:
@@ -71,7 +89,7 @@ class _Run:
         file: Path | None,
     ) -> None:
         self.state, self._model, self._settings = state, model, settings
-        self._on_event, self._ask, self._cancel = on_event, ask, cancel
+        self._on_event, self._ask, self._cancel, self._above = on_event, ask, cancel, _ENDED.get()
         self._file = None if file is None else StateFile(file)
         self._schemas = [tool.schema() for tool in tools]
         self._caller = Caller(
@@ -83,8 +101,17 @@ class _Run:
             self._check,
         )
         self._clock = time.monotonic()
+        self._over = False
 
     def go(self) -> State:
+        """The whole run."""
+        try:
+            with ended_by(self._ended):
+                return self._run()
+        finally:
+            self._over = True  # for those who still work for it, whatever broke it off
+
+    def _run(self) -> State:
         state = self.state
         if state.status == "done":
             return state
@@ -192,7 +219,7 @@ class _Run:
         """Which budget has ended; empty for none."""
         state, settings = self.state, self._settings
         self._count_time()
-        if self._cancel is not None and self._cancel():
+        if self._cancelled():
             return "cancelled"
         if len(state.steps) >= settings.max_steps:
             return "steps"
@@ -213,10 +240,18 @@ class _Run:
     def _check(self) -> None:
         """Between calls and pieces of text: has someone cancelled, has the time ended?"""
         self._count_time()
-        if self._cancel is not None and self._cancel():
+        if self._cancelled():
             raise _Stopped("cancelled")
         if self._settings.max_seconds is not None and self.state.seconds >= self._settings.max_seconds:
             raise _Stopped("seconds")
+
+    def _cancelled(self) -> bool:
+        return any(said is not None and said() for said in (self._cancel, self._above))
+
+    def _ended(self) -> bool:
+        """Whether nobody waits any more for what runs within this one's tools find; asked from their threads."""
+        most, used = self._settings.max_seconds, self.state.seconds + time.monotonic() - self._clock
+        return self._over or self._cancelled() or (most is not None and used >= most)
 
     def _heard(self, text: str) -> None:
         self._check()
