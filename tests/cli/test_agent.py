@@ -64,6 +64,45 @@ def test_json_is_one_object_and_nothing_else(command: Command) -> None:
     )
 
 
+def finding(handler: Any) -> None:
+    """The model's turns, and the API's answer."""
+    if handler.path.endswith("/towns"):
+        body = handler.server.seen[-1][2]
+        return handler.send(200, json.dumps({"made": body, "key": handler.headers["X-Key"]}).encode())
+    last = handler.server.seen[-1][2]["messages"][-1]
+    if last["role"] == "tool":
+        return stream(chunk({"content": f"It says {last['content']}"}, "stop"))(handler)
+    call = piece(0, "x", "make_town", '{"name": "Moss"}')
+    return stream(chunk(call, "tool_calls"))(handler)
+
+
+def test_tools_from_an_openapi_document(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    picture = {"required": True, "content": {"image/png": {}}}
+    paths = {
+        "/towns": {"post": {"operationId": "make-town", "requestBody": body}},
+        "/pictures": {"put": {"operationId": "draw", "requestBody": picture}},
+    }
+    components = {"securitySchemes": {"mine": {"type": "apiKey", "in": "header", "name": "X-Key"}}}
+    document = {"openapi": "3.1.0", "paths": paths, "security": [{"mine": []}], "components": components}
+    (tmp_path / "api.json").write_text(json.dumps(document))
+    monkeypatch.setenv("SCRATCHLM_KEY_MINE", "a-key-of-mine")
+    trace = tmp_path / "t.jsonl"
+    with serving(finding) as (url, seen):
+        given = ("agent", "Make Moss", "--endpoint", url, "--model", "b", "--openapi", str(tmp_path / "api.json"))
+        outcome = command(*given, "--base-url", url, "--tools", "dates", "--trace", str(trace))
+        assert outcome.status == 0
+        assert outcome.out == 'It says {"made": {"name": "Moss"}, "key": "[secret]"}\n'
+        assert outcome.err.splitlines()[0].startswith("draw is left out: its body is image/png")
+        assert "a-key-of-mine" not in trace.read_text() + outcome.err
+        names = [one["function"]["name"] for one in seen[0][2]["tools"]]
+        assert (names[0], names[-1]) == ("today", "make_town")
+        outcome = command(*given, "--base-url", url, "--operations", "make-town", "--approve", "effects")
+        assert "waiting (approval)" in outcome.err
+        assert "left out" not in outcome.err
+
+
 def test_without_an_answer_the_status_is_one(command: Command) -> None:
     with serving(stream(chunk({"content": ""}, "stop"))) as (url, _):
         outcome = command("agent", "12?", "--endpoint", url, "--model", "b")

@@ -224,6 +224,23 @@ TABLE: list[tuple[str, str]] = [
     ("agent Hi --state text.txt", "text.txt holds a run already|--resume"),
     ("agent Hi --secret NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE is not set"),
     ("agent Hi --step 3", "--step|--max-steps"),
+    ("agent Hi --openapi nope.yaml", "no file nope.yaml|OpenAPI document"),
+    ("agent Hi --openapi text.txt", "text.txt|holds no object|give another file"),
+    ("agent Hi --openapi no-text", "no-text cannot be read|OpenAPI document"),
+    ("agent Hi --openapi http://127.0.0.1:9/api.json", "127.0.0.1, which is not public|give a file"),
+    ("agent Hi --openapi swagger.json", "Swagger 2.0|convert it to OpenAPI 3"),
+    ("agent Hi --openapi towns.json", "does not say on which server|--base-url"),
+    ("agent Hi --openapi towns.json --base-url towns", "the base URL is wrong|https://"),
+    ("agent Hi --openapi towns.json --operations tows", "no operation 'tows'|did you mean towns"),
+    ("agent Hi --openapi towns.json --operations ,", "no operation of towns.json is named|leave the choice out"),
+    ("agent Hi --operations towns", "--operations needs --openapi"),
+    ("agent Hi --base-url http://a.example", "--base-url needs --openapi"),
+    ("agent Hi --openapi keyed.json --operations towns", "SCRATCHLM_KEY_MINE|the key"),
+    (
+        "agent Hi --openapi twice.json --tools calculator --base-url http://a.example --endpoint http://127.0.0.1:9/v1 "
+        "--model x",
+        "two tools are called calculator",
+    ),
     # traces
     ("traces sho x", "no such command 'sho'"),
     ("traces show", "FILE"),
@@ -258,6 +275,12 @@ def mistakes(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "broken.yaml": b"steps: 3\nbatch_size: [1,\n",
         "list.yaml": b"- steps\n- 3\n",
         "unknown.yaml": b"stepz: 3\n",
+        "swagger.json": b'{"swagger": "2.0"}',
+        "towns.json": b'{"openapi": "3.1.0", "paths": {"/towns": {"get": {"operationId": "towns"}}}}',
+        "twice.json": b'{"openapi": "3.1.0", "paths": {"/towns": {"get": {"operationId": "calculator"}}}}',
+        "keyed.json": b'{"openapi": "3.1.0", "paths": {"/towns": {"get": {"operationId": "towns"}}}, '
+        b'"security": [{"mine": []}], '
+        b'"components": {"securitySchemes": {"mine": {"type": "apiKey", "in": "header", "name": "X-Key"}}}}',
         "no-text/picture.png": b"\x89PNG",
         "no-text/tinygpt/notes.txt": b"mine",
     }

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import jsonschema
 import pytest
@@ -19,6 +20,7 @@ from pydantic import BaseModel, Field
 
 from scratchlm.agents.endpoint_model import EndpointModel
 from scratchlm.agents.loop import run_agent
+from scratchlm.agents.openapi import tools_from_openapi
 from scratchlm.agents.settings import AgentSettings
 from scratchlm.agents.tool import tool
 from scratchlm.retrieval import Embedder
@@ -97,6 +99,31 @@ def test_our_own_agents_take_it_as_an_endpoint(server: Server) -> None:
     assert plain.completion_tokens <= 12
     state = run_agent("Note 7.", model, [note], AgentSettings(max_steps=2, max_new_tokens=100))
     assert state is not None
+
+
+def test_our_own_document_makes_tools_that_work(server: Server, tmp_path: Path) -> None:
+    root = server.url.removesuffix("/v1")
+    document = tmp_path / "openapi.json"
+    document.write_bytes(urlopen(f"{root}/openapi.json").read())
+    left_out: list[str] = []
+    tools = tools_from_openapi(document, base_url=root, on_left_out=left_out.append)
+    operations = json.loads(document.read_text())["paths"]
+    assert len(tools) + len(left_out) == sum(len(item) for item in operations.values())
+    assert left_out == []
+    by_path = {
+        name: tools_from_openapi(document, base_url=root, operations=[name])[0]
+        for name in ("GET /v1/models", "POST /v1/embeddings", "POST /v1/chat/completions")
+    }
+    names = [one["id"] for one in json.loads(by_path["GET /v1/models"].run({}).text)["data"]]
+    assert {"chat", "encoder"} <= set(names)
+    embed = by_path["POST /v1/embeddings"]
+    assert '"embedding":' in embed.run({"model": "encoder", "input": "the sea"}).text
+    assert embed.run({"input": "the sea"}).text.startswith("error: 'model' is a required property")
+    chat = by_path["POST /v1/chat/completions"]
+    asked = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 5, "temperature": 0}
+    assert json.loads(chat.run({"model": "chat", **asked}).text)["usage"]["completion_tokens"] <= 5
+    refused = chat.run({"model": "nobody", **asked})
+    assert refused.text.startswith("error: POST /v1/chat/completions answers 404 Not Found: {")
 
 
 def mended(body: dict[str, Any]) -> dict[str, Any]:

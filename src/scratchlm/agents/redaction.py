@@ -57,10 +57,13 @@ class Redactor:
         longest = sorted(spelled, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest))) if longest else None
 
+    def known(self, text: str) -> str:
+        """The text without the values that were named, and otherwise as it is."""
+        return text if self._known is None else self._known.sub(MARK, text)
+
     def text(self, text: str) -> str:
         """The text without secrets."""
-        if self._known is not None:
-            text = self._known.sub(MARK, text)
+        text = self.known(text)
         text = _FORMS.sub(MARK, text)
         text = _IN_URL.sub(rf"\1{MARK}", text)
         return _SAID.sub(lambda found: found[0] if MARK in found[2] else f"{found[1]}{MARK}", text)

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
@@ -50,11 +50,19 @@ def fetch_page(url: str, limits: WebLimits | None = None) -> str:
     Raises:
         ValueError: the address is not public or not allowed, the server refuses, or it is no text, too large or slow.
     """
-    limits = limits or WebLimits()
+    return readable(*fetch_bytes(url, limits or WebLimits()))
+
+
+def fetch_bytes(url: str, limits: WebLimits) -> tuple[str, Message, bytes]:
+    """The address that redirections led to, the headers and the content.
+
+    Raises:
+        ValueError: as :func:`fetch_page`, but whatever its content is.
+    """
     until = time.monotonic() + limits.seconds
     for _ in range(_REDIRECTIONS + 1):
-        parts = _checked(url, limits.hosts)
-        status, headers, data = _get(parts, _public_address(parts), limits, until)
+        parts = checked_url(url, limits.hosts)
+        status, headers, data = exchange(parts, address_of(parts), limits, until)
         if status not in (301, 302, 303, 307, 308):
             break
         if not (there := headers.get("Location", "")):
@@ -64,11 +72,15 @@ def fetch_page(url: str, limits: WebLimits | None = None) -> str:
         raise ValueError(f"{url} redirects more than {_REDIRECTIONS} times")
     if status != 200:
         raise ValueError(f"{url} answers {status} {http.client.responses.get(status, '')}".rstrip())
-    return _text(url, headers, data)
+    return url, headers, data
 
 
-def _checked(url: str, hosts: Sequence[str]) -> SplitResult:
-    """The parts of an address that may be asked."""
+def checked_url(url: str, hosts: Sequence[str] = ()) -> SplitResult:
+    """The parts of an address that may be asked.
+
+    Raises:
+        ValueError: it is no web address, holds a password, or is of another host than ``hosts``, if there are any.
+    """
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -90,8 +102,11 @@ def _checked(url: str, hosts: Sequence[str]) -> SplitResult:
     return parts
 
 
-def _public_address(parts: SplitResult) -> tuple[str, int]:
+def address_of(parts: SplitResult, *, public: bool = True) -> tuple[str, int]:
     """The address and port to connect to.
+
+    Args:
+        public: refuse a host that has an address that not everyone can reach.
 
     Raises:
         ValueError: the host has no address, or one that is not public.
@@ -102,7 +117,7 @@ def _public_address(parts: SplitResult) -> tuple[str, int]:
     except (OSError, UnicodeError):
         raise ValueError(f"the host {host[:200]} is not known") from None
     for one in found:
-        if not is_public(one):
+        if public and not is_public(one):
             raise ValueError(f"{host} has the address {one}, which is not public; it is not asked")
     return found[0], port
 
@@ -121,8 +136,35 @@ def is_public(address: str) -> bool:
     return all(one.is_global and not one.is_multicast for one in (found, *filter(None, inner)))
 
 
-def _get(parts: SplitResult, address: tuple[str, int], limits: WebLimits, until: float) -> tuple[int, Message, bytes]:
-    """The status, the headers and the content, from one address."""
+def exchange(
+    parts: SplitResult,
+    address: tuple[str, int],
+    limits: WebLimits,
+    until: float,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> tuple[int, Message, bytes]:
+    """One request, to one address: the status, the headers and the content of its answer.
+
+    Args:
+        until: when it has to be there, by :func:`time.monotonic`.
+        headers: beside those that are always sent, or in their place.
+
+    Raises:
+        ValueError: there is no whole answer of the allowed size in time.
+    """
+    sent = {
+        "user-agent": f"scratchlm/{__version__}",
+        "accept": "text/html, text/*, application/json",
+        **{name.lower(): value for name, value in (headers or {}).items()},
+        "host": parts.netloc,
+        "accept-encoding": "identity",
+        "connection": "close",
+    }
+    if body is not None:
+        sent["content-length"] = str(len(body))
     left = until - time.monotonic()
     host, late = parts.hostname or "", ValueError(f"{parts.hostname} takes longer than {limits.seconds:g} s")
     if left <= 0:
@@ -138,16 +180,10 @@ def _get(parts: SplitResult, address: tuple[str, int], limits: WebLimits, until:
             opened.append(ssl.create_default_context().wrap_socket(opened[0], server_hostname=host))
         connection.sock = opened[-1]
         target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), _KEPT)
-        connection.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
-        for name, value in (
-            ("Host", parts.netloc),
-            ("User-Agent", f"scratchlm/{__version__}"),
-            ("Accept", "text/html, text/*, application/json"),
-            ("Accept-Encoding", "identity"),
-            ("Connection", "close"),
-        ):
-            connection.putheader(name, value)
-        connection.endheaders()
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in sent.items():
+            connection.putheader(name.title(), value)
+        connection.endheaders(body)
         answer = connection.getresponse()
         if answer.getheader("Content-Encoding", "identity") != "identity":
             raise ValueError(f"{host} answers in an encoding that was not asked for")
@@ -179,7 +215,12 @@ def _hang_up(opened: Sequence[socket.socket]) -> None:
             one.shutdown(socket.SHUT_RDWR)
 
 
-def _text(url: str, headers: Message, data: bytes) -> str:
+def readable(url: str, headers: Message, data: bytes) -> str:
+    """What came from an address, as :func:`fetch_page` gives it.
+
+    Raises:
+        ValueError: it is no text.
+    """
     kind, charset = headers.get_content_type(), headers.get_content_charset()
     if not _TEXT.fullmatch(kind):
         raise ValueError(f"{url} is {kind}, which is no text")

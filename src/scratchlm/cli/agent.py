@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from scratchlm.cli.agent_openapi import BaseUrl, OpenApi, Operations, openapi_tools
 from scratchlm.cli.ask import KEY, WRITER
 from scratchlm.cli.output import Json, Precision, names_in
 
@@ -26,6 +27,9 @@ def agent(
             "documents:STORE, memory:STORE, file.py:function.",
         ),
     ] = "",
+    openapi: OpenApi = None,
+    operations: Operations = "",
+    base_url: BaseUrl = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +82,7 @@ def agent(
 ) -> None:
     """Work on a task with tools, until there is an answer."""
     from scratchlm.agents.settings import AgentSettings
+    from scratchlm.agents.shipped import open_tools
     from scratchlm.cli.running import agent_model, run_in_terminal, secrets_of
     from scratchlm.generation.sampling import SamplingConfig
 
@@ -93,7 +98,7 @@ def agent(
     run_in_terminal(
         task,
         lambda: agent_model(model, endpoint, context, precision, constrained=not unconstrained),
-        names_in(tools),
+        lambda: [*open_tools(names_in(tools)), *openapi_tools(openapi, operations, base_url)],
         settings,
         state,
         resume=resume,

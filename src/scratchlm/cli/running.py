@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scratchlm.agents.model import AgentModel, ToolCall
     from scratchlm.agents.settings import AgentSettings, Event
     from scratchlm.agents.state import State
+    from scratchlm.agents.tool import Tool
 
 _SHOWN = 200
 
@@ -45,7 +46,7 @@ def secrets_of(variables: Sequence[str]) -> list[str]:
 def run_in_terminal(
     task: str | None,
     model: Callable[[], AgentModel],
-    tools: Sequence[str],
+    tools: Callable[[], Sequence[Tool]],
     settings: AgentSettings,
     file: Path | None,
     *,
@@ -56,11 +57,10 @@ def run_in_terminal(
 ) -> None:
     """Run, show calls and results on standard error and the answer on standard output; exit 1 without an answer."""
     from scratchlm.agents.loop import run_agent
-    from scratchlm.agents.shipped import open_tools
     from scratchlm.agents.traces import TraceWriter
 
     work = _work(task, file, resume)
-    opened, opened_model = open_tools(tools), model()
+    opened, opened_model = tools(), model()
     writer = None if trace is None else TraceWriter(trace, secrets=secrets)
 
     def hear(event: Event) -> None:
