@@ -291,7 +291,7 @@ def test_the_models_own_error_is_raised_and_the_run_can_go_on(tmp_path: Path) ->
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="note"):
+    with pytest.raises(UserError, match="two tools are called note; give each name once"):
         run_agent("Note", ScriptedModel(""), [noting()[0], noting()[0]])
 
 
