@@ -44,7 +44,7 @@ ROOMS = (
 """From the ground up, in the order in which data flows. A room imports from those before it, and from itself."""
 ROOF = ("__init__", "__main__")
 """The package's own two files, which name what lies below."""
-LONGEST_FILE, LARGEST_SOURCE = 400, 36_000
+LONGEST_FILE, LARGEST_SOURCE = 400, 40_000
 """Lines of a file, all counted; lines of Python in all of the source, without blank lines, comments and docstrings."""
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
 

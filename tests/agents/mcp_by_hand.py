@@ -1,6 +1,6 @@
 """An MCP server by hand, for what the SDK would not do: pages, wrong schemas, silence.
 
-    python mcp_by_hand.py TOOLS.json
+python mcp_by_hand.py TOOLS.json
 """
 
 from __future__ import annotations

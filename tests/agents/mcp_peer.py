@@ -1,6 +1,6 @@
 """An MCP server made with the official SDK, over stdio or, with a port, over HTTP.
 
-    python mcp_peer.py [PORT [KEY]]
+python mcp_peer.py [PORT [KEY]]
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pytest
 
 from scratchlm.agents.loop import run_agent
 from scratchlm.agents.mcp_client import McpServer
+from scratchlm.agents.model import ToolCall
 from scratchlm.agents.settings import EFFECTS, AgentSettings
 from scratchlm.agents.tool import Outcome, Tool
 from scratchlm.errors import UserError
@@ -144,10 +145,14 @@ def test_what_may_have_effects_is_asked_about(server: McpServer, tmp_path: Path)
     file = tmp_path / "notes"
     given = {"text": "hello", "file": str(file)}
     model = ScriptedModel(("note", given), ("add", {"a": 1, "b": 2}), "done")
-    asked = []
-    settings = AgentSettings(approve=(EFFECTS,))
-    state = run_agent("Note it.", model, server.tools(), settings, ask=lambda call, why: bool(asked.append(call.name)))
-    assert asked == ["note"]
+    asked: list[tuple[str, str]] = []
+
+    def refuse(call: ToolCall, why: str) -> bool:
+        asked.append((call.name, why))
+        return False
+
+    state = run_agent("Note it.", model, server.tools(), AgentSettings(approve=(EFFECTS,)), ask=refuse)
+    assert asked == [("note", "approval")]
     assert not file.exists()
     assert state.steps[1].calls[0].result == "3"
 
@@ -164,7 +169,7 @@ def test_only_what_is_named_of_the_environment_is_seen(monkeypatch: pytest.Monke
 
 
 def test_a_key_opens_an_http_server_and_is_not_sent_in_the_open(over_http: str) -> None:
-    with pytest.raises(UserError, match="cannot be used: .*401"):
+    with pytest.raises(UserError, match=r"cannot be used: .* \(HTTP 401\)"):
         McpServer(over_http)
     with pytest.raises(UserError, match=r"a key would go to example\.org in the open; use https"):
         McpServer("http://example.org/mcp", key="k")
@@ -258,9 +263,9 @@ def test_pages_are_read_to_the_end(tmp_path: Path) -> None:
 
 def test_names_that_are_taken_get_the_servers(tmp_path: Path) -> None:
     pages = [[one_tool("look"), one_tool("look-up"), one_tool("look.up"), one_tool("9lives")]]
-    with McpServer(by_hand(tmp_path, pages=pages)) as server:
-        with pytest.raises(UserError, match="two tools are called by_hand_look_up; the MCP server"):
-            server.tools(taken=["look"])
+    told = pytest.raises(UserError, match="two tools are called by_hand_look_up; the MCP server")
+    with McpServer(by_hand(tmp_path, pages=pages)) as server, told:
+        server.tools(taken=["look"])
     with McpServer(by_hand(tmp_path, pages=[[one_tool("look"), one_tool("9lives")]])) as server:
         assert [tool.name for tool in server.tools(taken=["look"])] == ["by_hand_look", "_9lives"]
         with pytest.raises(UserError, match="two tools are called by_hand_look"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -93,10 +94,8 @@ class McpServer:
             return
         self._closed = True
         atexit.unregister(self.close)
-        try:
+        with contextlib.suppress(AttributeError, RuntimeError):  # it has not begun, or has ended
             self._loop.call_soon_threadsafe(self._scope.cancel)
-        except (AttributeError, RuntimeError):
-            pass  # it has not begun, or has ended
         self._thread.join(_CLOSING)
         self._told.close()
 

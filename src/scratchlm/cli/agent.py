@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from scratchlm.cli.agent_mcp import Servers, Variables, with_mcp
 from scratchlm.cli.agent_openapi import BaseUrl, OpenApi, Operations, openapi_tools
 from scratchlm.cli.ask import KEY, WRITER
 from scratchlm.cli.output import Json, Precision, names_in
@@ -30,6 +31,8 @@ def agent(
     openapi: OpenApi = None,
     operations: Operations = "",
     base_url: BaseUrl = None,
+    mcp: Servers = None,
+    mcp_env: Variables = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -98,7 +101,7 @@ def agent(
     run_in_terminal(
         task,
         lambda: agent_model(model, endpoint, context, precision, constrained=not unconstrained),
-        lambda: [*open_tools(names_in(tools)), *openapi_tools(openapi, operations, base_url)],
+        lambda: with_mcp([*open_tools(names_in(tools)), *openapi_tools(openapi, operations, base_url)], mcp, mcp_env),
         settings,
         state,
         resume=resume,

@@ -35,27 +35,25 @@ Variables = Annotated[
 ]
 
 
-def mcp_tools(servers: Sequence[str] | None, variables: Sequence[str] | None, beside: Sequence[Tool]) -> list[Tool]:
-    """The tools of some servers, which run until the program ends; what is left out is told on standard error.
-
-    Args:
-        beside: tools whose names are taken.
+def with_mcp(tools: Sequence[Tool], servers: Sequence[str] | None, variables: Sequence[str] | None) -> list[Tool]:
+    """Tools, and after them those of some servers, which run until the program ends; what is left out is told on
+    standard error.
 
     Raises:
         UserError: as :class:`~scratchlm.agents.mcp_client.McpServer`; a variable without a server, or not set.
     """
+    found = list(tools)
     if not servers:
         if variables:
             raise UserError("--mcp-env needs --mcp, the server that is to see the variable")
-        return []
+        return found
     for name in (one for one in variables or () if one not in os.environ):
         raise UserError(f"the environment variable {name} is not set; leave --mcp-env {name} out, or set it")
     from scratchlm.agents.mcp_client import McpServer
 
     environment = {name: os.environ[name] for name in variables or ()}
-    found: list[Tool] = []
     for address in servers:
         server = McpServer(address, key=os.environ.get(KEY), environment=environment)
-        taken = [tool.name for tool in (*beside, *found)]
+        taken = [tool.name for tool in found]
         found += server.tools(taken, on_left_out=lambda line: typer.secho(line, err=True, dim=True))
     return found

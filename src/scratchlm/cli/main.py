@@ -25,6 +25,7 @@ from scratchlm.cli.fill import fill
 from scratchlm.cli.finetune import finetune
 from scratchlm.cli.generate import generate
 from scratchlm.cli.index import index
+from scratchlm.cli.mcp import mcp
 from scratchlm.cli.models import models
 from scratchlm.cli.plot import plot
 from scratchlm.cli.predict import predict
@@ -74,6 +75,7 @@ for _name, _verb in (
     ("rag-eval", rag_eval),
     ("rag-sweep", rag_sweep),
     ("serve", serve),
+    ("mcp", mcp),
     ("plot", plot),
     ("bench", bench),
 ):

@@ -48,6 +48,10 @@ class Documents:
         page = "vector_store.search_results.page"
         return {"object": page, "search_query": queries, "data": data, "has_more": False, "next_page": None}
 
+    def ask(self, question: str, history: Sequence[Turn] = ()) -> Answer:
+        """The cited answer to a question; see :meth:`Answerer.ask <scratchlm.retrieval.answers.Answerer.ask>`."""
+        return self._answerer.ask(question, history)
+
     def answer(self, asked: ChatRequest) -> dict[str, Any]:
         """A chat's answer: sentences of the documents with [n] behind each, and where each stands as annotations.
 
@@ -59,7 +63,7 @@ class Documents:
             raise ApiError(400, "the last message is to be the user's question", param="messages")
         if asked.tools or (asked.response_format is not None and asked.response_format.type != "text"):
             raise ApiError(400, f"{self.name} quotes documents; it takes no tools and no schema", param="model")
-        found = self._answerer.ask(asked.messages[-1].text, _history(asked))
+        found = self.ask(asked.messages[-1].text, _history(asked))
         message = {"role": "assistant", "content": found.text, "refusal": None, "annotations": _annotations(found)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

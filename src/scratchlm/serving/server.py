@@ -48,7 +48,7 @@ class Server(uvicorn.Server):
         self._on_start = on_start
         self._thread = threading.current_thread()
         self._failure: BaseException | None = None
-        self._socket = _bound(self.settings.host, self.settings.port)
+        self._socket = bind(self.settings.host, self.settings.port)
         super().__init__(
             uvicorn.Config(
                 self.app,
@@ -65,8 +65,7 @@ class Server(uvicorn.Server):
     @property
     def url(self) -> str:
         """Where clients find the API."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        return f"{address_of(self._socket)}/v1"
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         async with self.models.use(next(iter(self.models.served))):  # what is wrong with it is told at the start
@@ -112,7 +111,12 @@ class Server(uvicorn.Server):
             self._failure = error
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        UserError: it cannot be had.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         made = socket.socket(family, socket.SOCK_STREAM)
@@ -123,6 +127,12 @@ def _bound(host: str, port: int) -> socket.socket:
             f"{host}:{port} cannot be had ({error.strerror}); choose another with --host and --port"
         ) from error
     return made
+
+
+def address_of(bound: socket.socket) -> str:
+    """Where a socket is reached over HTTP."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def log_to_stderr() -> None:
