@@ -136,12 +136,30 @@ class Attention(nn.Module):
         pre-norm blocks.
         """
         packed, x = project_in(x, norm, self.q if self.cross else self.qkv)
-        attend = self._textbook if self.textbook else self._fast
         if mask.sharing is None:
+            attend = self._textbook if self.textbook else self._fast
             attended = attend(packed, mask, rope, cache, memory)
         else:
-            attended = mask.sharing.close(attend(mask.sharing.open(packed), mask, rope, cache, memory))
+            attended = self._shared(packed, mask, mask.sharing, rope)
         return project_out(attended, self.out, x, self.residual_dropout if self.training else 0.0)
+
+    def _shared(
+        self, packed: Tensor, mask: AttentionMask, sharing: Sharing, rope: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Of texts that share beginnings: each token asks once where that can be, and else as often as it is there."""
+        texts = None if mask.bounds is None else sharing.texts(mask.bounds)
+        if texts is None or self.textbook or self.q_norm is not None or (self.training and self.dropout):
+            attend = self._textbook if self.textbook else self._fast
+            opened = None if rope is None else (sharing.open(rope[0]), sharing.open(rope[1]))
+            return sharing.close(attend(sharing.open(packed), mask, opened, None, None))
+        if rope is not None:
+            packed = self._turned(packed, rope)
+        attended = kernels.shared_attention(packed.flatten(0, 1), texts, self.heads, self.kv_heads)
+        return attended.view(*packed.shape[:2], -1)
+
+    def _turned(self, packed: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        every = self.heads + 2 * self.kv_heads
+        return kernels.rotate_heads(packed, *rope, every, self.heads + self.kv_heads)
 
     def _fast(
         self,
@@ -155,8 +173,7 @@ class Attention(nn.Module):
         whole = cache is None and not self.cross and self.q_norm is None
         if whole and (mask.bounds is not None or mask.visible is None):
             if rope is not None:
-                every = self.heads + 2 * self.kv_heads
-                packed = kernels.rotate_heads(packed, *rope, every, self.heads + self.kv_heads)
+                packed = self._turned(packed, rope)
             return kernels.attention(
                 packed,
                 self.heads,

@@ -152,13 +152,12 @@ class Stack(nn.Module):
             if start + tokens > self.config.context:
                 raise ValueError(f"{start + tokens} tokens do not fit the model's context of {self.config.context}")
             positions = torch.arange(start, start + tokens, device=ids.device)
-        queries, keys, turns, sharing = tokens, start + tokens, positions, None
+        queries, keys, sharing = tokens, start + tokens, None
         if opened is not None:
             if not self.causal or cache is not None or positions.dim() != 2:
                 raise ValueError("beginnings are shared by a causal model without a cache, which is told positions")
             sharing = Sharing(opened, tokens)
             queries = keys = opened.shape[1]
-            turns = positions.gather(1, opened)
         mask = windowed = AttentionMask(
             *(self.causal, None, queries, keys), documents=documents, device=ids.device, sharing=sharing
         )
@@ -169,7 +168,7 @@ class Stack(nn.Module):
         if memory is not None:
             seen = None if memory_documents is None else (memory_documents >= 0)[:, None, None, :]
             memory_mask = AttentionMask(False, seen)
-        rope = None if self.rope is None else self.rope(turns)
+        rope = None if self.rope is None else self.rope(positions)
         x: Tensor = self.embed(ids, positions, types)
         for layer, block in enumerate(self.blocks):
             own = mask if layer < self.config.window_from_layer else windowed

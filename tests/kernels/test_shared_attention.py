@@ -1,0 +1,80 @@
+"""Texts that share beginnings: the same results and gradients as each text by itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from scratchlm.kernels import Text, attention, shared_attention
+from scratchlm.models.sharing import Sharing
+
+HEADS = [(1, 1), (4, 4), (6, 2), (4, 1)]
+OPENED = [0, 1, 2, 3, 0, 1, 4, 5, 6, 7, 0, 1, 4, 5, 8]
+"""Of nine tokens: a text of four, one that shares two with it and has two of its own, a text by itself, and one that
+shares what two before it have."""
+BOUNDS = [0, 4, 8, 10, 15]
+
+
+def texts_of(opened: list[int], bounds: list[int], tokens: int) -> list[Text] | None:
+    return Sharing(torch.tensor([opened]), tokens).texts(torch.tensor(bounds))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_results_and_gradients_are_those_of_whole_texts(heads: int, kv_heads: int, scale: float | None) -> None:
+    torch.manual_seed(heads)
+    qkv = torch.randn(9, (heads + 2 * kv_heads) * 8, dtype=torch.float32, requires_grad=True)
+    texts = texts_of(OPENED, BOUNDS, 9)
+    assert texts is not None
+    assert [(one.start, one.end, len(one.tokens)) for one in texts] == [(0, 4, 4), (4, 6, 4), (6, 8, 2), (8, 9, 5)]
+    found = shared_attention(qkv, texts, heads, kv_heads, scale=scale)
+    whole = []
+    for text in texts:
+        alone = attention(qkv[text.tokens][None], heads, kv_heads, causal=True, scale=scale)[0]
+        whole.append(alone[len(text.tokens) - (text.end - text.start) :])
+    wanted = torch.cat(whole)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(found)
+    (mine,) = torch.autograd.grad((found * weights).sum(), qkv)
+    (theirs,) = torch.autograd.grad((wanted * weights).sum(), qkv)
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(shared_attention(qkv, texts, heads, kv_heads, scale=scale), found)
+
+
+def test_half_the_bits_go_in_and_come_out_and_the_products_are_whole() -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(9, 6 * 8).bfloat16()
+    texts = texts_of(OPENED, BOUNDS, 9)
+    assert texts is not None
+    exact = shared_attention(qkv.float(), texts, 4, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        leaf = qkv.clone().requires_grad_()
+        found = shared_attention(leaf, texts, 4, 1)
+        found.sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("opened", "bounds", "tokens"),
+    [
+        pytest.param([0, 1, 2, 0, 3, 1], [0, 3, 6], 4, id="what it shares comes after its own"),
+        pytest.param([0, 1, 3, 2, 0, 1], [0, 4, 6], 4, id="its own are in another order"),
+        pytest.param([0, 2, 1], [0, 2, 3], 3, id="another's is between its own"),
+    ],
+)
+def test_texts_of_another_build_have_to_be_opened(opened: list[int], bounds: list[int], tokens: int) -> None:
+    assert texts_of(opened, bounds, tokens) is None
+
+
+def test_a_text_without_a_token_of_its_own_asks_nothing() -> None:
+    texts = texts_of([0, 1, 2, 0, 1, 3, 4], [0, 3, 5, 7], 5)
+    assert texts is not None
+    assert [(one.start, one.end) for one in texts] == [(0, 3), (3, 5)]
+    spans = sorted((one.start, one.end) for one in texts)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
