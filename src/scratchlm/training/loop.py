@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from scratchlm.training.optimizers import (
     set_learning_rate,
 )
 from scratchlm.training.placement import Spread, Whole, whole_tensor
+from scratchlm.training.precision import autocast
 from scratchlm.training.progress import Reporter
 from scratchlm.training.schedules import learning_rate_factor
 from scratchlm.training.tasks import Task
@@ -132,7 +132,7 @@ class Trainer:
         self.optimizers = build_optimizers(self.model, config)
         self.parameters = [p for group in self._groups() for p in group["params"]]
         self.state = _State()
-        self.autocast = _autocast(config, place.device)
+        self.autocast = autocast(config.precision, place.device)
         self.tokens = self.seen = 0
         """Tokens of the last step, and of all steps taken here."""
 
@@ -361,20 +361,3 @@ def _seed(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type != "cpu":
         torch.manual_seed(seed)
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> Any:
-    """A factory of the context in which the model runs: bf16 where asked for and there is hardware for it.
-
-    Raises:
-        UserError: bf16 was asked for, and this hardware would only emulate it.
-    """
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    if config.precision == "bf16" and not able:
-        raise UserError(f"this {device.type} has no bf16 arithmetic; use precision=fp32 (or auto, which looks first)")
-    if config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda" and able):
-        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext
