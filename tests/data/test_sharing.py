@@ -51,7 +51,12 @@ def groups(seed: int = 0, prompts: int = 3, each: int = 4, task: Any = "lm") -> 
 
 
 @pytest.mark.parametrize("settings", [pytest.param(one, id=name) for name, one in DECODERS.items()])
-def test_what_is_shared_teaches_what_single_rows_do(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("opened", [True, False])
+def test_what_is_shared_teaches_what_single_rows_do(
+    settings: dict[str, Any], opened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the texts are opened, or attend from their own tokens where they can."""
+    monkeypatch.setattr("scratchlm.kernels.sharing_pays", lambda *_: not opened)
     torch.manual_seed(0)
     model = build_model(ModelConfig(architecture="decoder", **{**SMALL, **settings}))
     examples = groups()

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from scratchlm.kernels import Text, attention, shared_attention
+from scratchlm.kernels import Text, attention, available, shared_attention, sharing_pays
 from scratchlm.models.sharing import Sharing
 
 HEADS = [(1, 1), (4, 4), (6, 2), (4, 1)]
@@ -78,3 +78,16 @@ def test_a_text_without_a_token_of_its_own_asks_nothing() -> None:
     assert [(one.start, one.end) for one in texts] == [(0, 3), (3, 5)]
     spans = sorted((one.start, one.end) for one in texts)
     assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_it_is_chosen_where_it_is_faster() -> None:
+    much = texts_of([*range(10), *range(8), 10, 11, *range(8), 12, 13, *range(9), 14], [0, 10, 20, 30, 40], 15)
+    little = texts_of(OPENED, BOUNDS, 9)
+    assert much is not None
+    assert little is not None
+    native = torch.randn(15, 24)
+    assert sharing_pays(native, [*much[1:]])
+    assert sharing_pays(native, little) != available()
+    assert sharing_pays(native.bfloat16(), little)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sharing_pays(native, little)

@@ -10,7 +10,7 @@ from scratchlm.kernels.attention import attention, rotate_heads
 from scratchlm.kernels.build import available, disabled, library, status
 from scratchlm.kernels.linear import gelu_mlp, linear_dropout_add, norm_linear, norm_linear_residual
 from scratchlm.kernels.pointwise import dropout_add, gelu, layer_norm, rms_norm, swiglu
-from scratchlm.kernels.shared_attention import Text, shared_attention
+from scratchlm.kernels.shared_attention import Text, shared_attention, sharing_pays
 
 __all__ = [
     "Text",
@@ -28,6 +28,7 @@ __all__ = [
     "rms_norm",
     "rotate_heads",
     "shared_attention",
+    "sharing_pays",
     "status",
     "swiglu",
 ]

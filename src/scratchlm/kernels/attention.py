@@ -46,18 +46,22 @@ def attention(
     head_size = qkv.shape[-1] // (heads + 2 * kv_heads)
     factor = head_size**-0.5 if scale is None else scale
     learning = needs_grad(qkv)
-    longest = LONGEST_KEPT if learning and dropout == 0 else LONGEST
     if bounds is None:
         length = qkv.shape[1]
         bounds = _even_bounds(qkv.shape[0], length)
     else:
         length = int(bounds.diff().max())
-    if length > longest or not suits(qkv):
+    if not is_native(qkv, length, dropout):
         return _plain(qkv, heads, kv_heads, head_size, causal, dropout, factor, bounds)
     settings = (heads, kv_heads, head_size, causal, float(factor), float(dropout))
     if not learning:
         return _forward(qkv.contiguous(), bounds, settings, draw_seed(dropout), None)
     return node(_Attention, qkv, bounds, settings)
+
+
+def is_native(qkv: Tensor, longest: int, dropout: float = 0.0) -> bool:
+    """Whether :func:`attention` of texts of at most ``longest`` tokens is our own operation, and not PyTorch's."""
+    return suits(qkv) and longest <= (LONGEST_KEPT if needs_grad(qkv) and dropout == 0 else LONGEST)
 
 
 def rotate_heads(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, turned: int) -> Tensor:

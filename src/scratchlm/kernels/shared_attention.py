@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scratchlm.kernels.pointwise import needs_grad
+from scratchlm.kernels.attention import is_native
+from scratchlm.kernels.pointwise import needs_grad, node
+
+_FEW = 0.25
+"""Of all pairs of tokens, so many at most have to be computed for it to be faster than our own attention of whole
+texts, which is one operation. PyTorch's takes two to three times as long anyway."""
 
 
 class Text(NamedTuple):
@@ -20,6 +25,13 @@ class Text(NamedTuple):
     """Its own tokens, among all that there are: the last ones of the text, and nobody else's."""
     tokens: Tensor
     """(L,) int64: all its tokens, those that it shares first."""
+
+
+def sharing_pays(qkv: Tensor, texts: Sequence[Text]) -> bool:
+    """Whether :func:`shared_attention` is faster than attention of the whole texts."""
+    lengths = [len(text.tokens) for text in texts]
+    needed = sum((text.end - text.start) * length for text, length in zip(texts, lengths, strict=True))
+    return needed <= _FEW * sum(length**2 for length in lengths) or not is_native(qkv, max(lengths))
 
 
 def shared_attention(
@@ -38,8 +50,7 @@ def shared_attention(
     settings = (heads, kv_heads, head_size, head_size**-0.5 if scale is None else scale)
     if not needs_grad(qkv):
         return _forward(qkv, texts, settings)
-    out: Tensor = _SharedAttention.apply(qkv, texts, settings)
-    return out
+    return node(_SharedAttention, qkv, texts, settings)
 
 
 Settings = tuple[int, int, int, float]

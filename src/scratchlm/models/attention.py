@@ -148,7 +148,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Of texts that share beginnings: each token asks once where that can be, and else as often as it is there."""
         texts = None if mask.bounds is None else sharing.texts(mask.bounds)
-        if texts is None or self.textbook or self.q_norm is not None or (self.training and self.dropout):
+        plain = not self.textbook and self.q_norm is None and not (self.training and self.dropout)
+        if texts is None or not plain or not kernels.sharing_pays(packed, texts):
             attend = self._textbook if self.textbook else self._fast
             opened = None if rope is None else (sharing.open(rope[0]), sharing.open(rope[1]))
             return sharing.close(attend(sharing.open(packed), mask, opened, None, None))
