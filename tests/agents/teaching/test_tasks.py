@@ -73,7 +73,7 @@ def test_a_family_has_many_templates_and_those_of_the_test_are_others(family: st
     assert len(parts["train"]) >= 25
     assert len(parts["test"]) >= 10
     texts = [
-        {" ".join(one.parts[-1 if family != "documents" else 2].lower().split()) for one in parts[s]} for s in SPLITS
+        {" ".join(one.parts[-1 if family != "documents" else 1].lower().split()) for one in parts[s]} for s in SPLITS
     ]
     assert not texts[0] & texts[1] | texts[0] & texts[2] | texts[1] & texts[2]
 

@@ -252,7 +252,7 @@ def make_documents(split: Split, random: Random, count: int) -> tuple[tuple[Text
         about.values["T"] = name
         sentences: list[str] = []
         for template in (one for one in templates if one.subject == (title, opening)):
-            query, sentence, question, answer = template.parts
+            sentence, question, answer = template.parts
             own = replace(about, values={k: v for k, v in about.values.items() if k in ("T", "X", "Y", "person")})
             if "{person}" not in title:
                 own.values.pop("person", None)
@@ -261,7 +261,7 @@ def make_documents(split: Split, random: Random, count: int) -> tuple[tuple[Text
                 sentences.append(about.fill(opening))
             own.values |= {key: about.values[key] for key in ("Y", "city") if key in about.values}
             sentences.append(own.fill(sentence))
-            told = f"{name} {query}".removeprefix("the ")
+            told = name.removeprefix("the ")
             facts.append(Fact(template, number, told, own.fill(question), own.fill(answer)))
         first, *others = sentences
         random.shuffle(others)

@@ -34,7 +34,9 @@ from scratchlm.models import Decoder
 from scratchlm.opening import open_model
 from scratchlm.ranges import check_whole
 from scratchlm.training import Question, Reporter
+from scratchlm.training.distributed import choose_device
 from scratchlm.training.finetune import finetune
+from scratchlm.training.precision import fastest
 from scratchlm.training.progress import clock
 from scratchlm.training.settings import split_tuning
 from scratchlm.training.tuning_config import TuningConfig, tuned_train_config
@@ -42,14 +44,15 @@ from scratchlm.training.tuning_config import TuningConfig, tuned_train_config
 TUNED, ALIGNED, REPORT = "tuned", "aligned", "report.json"
 """The runs in the recipe's folder, and what is told of them."""
 SHARES: Mapping[str, float] = {
-    "arithmetic": 3.4, "tables": 2.4, "dates": 1.7, "units": 0.8, "documents": 0.7, "no_tool": 1.2,
+    "arithmetic": 4.0, "tables": 2.4, "dates": 1.8, "units": 0.7, "documents": 0.8, "no_tool": 1.2,
 }  # fmt: skip
 """Tasks of each family in the training, beside the others: more where more has to be understood."""
 TUNING: Mapping[str, Any] = {
-    "batch_size": 8, "learning_rate": 1e-3, "pass_tokens": 2400, "epochs": 1, "eval_prompts": 0,
+    "batch_size": 16, "learning_rate": 1.5e-3, "beta2": 0.99, "pass_tokens": 6000, "epochs": 1, "eval_prompts": 0,
 }  # fmt: skip
+"""A batch is one pass, in which the tools are read once for all rows that have the same."""
 ALIGNING: Mapping[str, Any] = {
-    "completions": 8, "batch_size": 48, "new_tokens": 280, "learning_rate": 2e-4, "pass_tokens": 2400,
+    "completions": 8, "batch_size": 48, "new_tokens": 280, "learning_rate": 2e-4, "pass_tokens": 6000,
     "eval_prompts": 0, "samples_every": 0,
 }  # fmt: skip
 _SLOTS, _NEW_TOKENS, _PROMPTS = 24, 300, 6
@@ -63,7 +66,7 @@ class Teaching:
         UserError: from ``__post_init__``, for a number out of range.
     """
 
-    rows: int = 1600
+    rows: int = 5200
     """Traces to learn from, each once."""
     rollouts: int = 12
     """Of the GRPO after it, six tasks with eight answers each; 0 for none."""
@@ -101,8 +104,6 @@ def teach_tools(
     if opened.config.architecture != "decoder":
         raise UserError(f"{model} is no decoder, and only a decoder can call tools; choose one")
     form, path = format_of(opened.tokenizer), folder / REPORT
-    given = {**TUNING, **_blocks(opened.config.layers), **(settings or {})}
-    _check(given)
     with disk_errors(str(folder), "choose another folder for --out"):
         held = folder.exists() and any(folder.iterdir())
     if held and not (path.exists() and resume):
@@ -112,6 +113,9 @@ def teach_tools(
         )
     told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"model": model, **vars(teaching)}
     _same(told, {"model": model, **vars(teaching)}, folder)
+    told.setdefault("precision", fastest(choose_device("auto")))  # told once: what goes on goes on as it began
+    given = {**TUNING, "precision": told["precision"], **_blocks(opened.config.layers), **(settings or {})}
+    _check(given)
 
     def measured(name: str, of: str) -> None:
         if name not in told and teaching.tasks:
