@@ -8,9 +8,10 @@
    first 60 of 300 tasks whose templates no training has seen; the model is asked by the same engine. Its prompt has
    over 2,000 tokens, and more with every turn, so that all of them would take hours.
 3. ``base``: the same in our loop, calls held to the tools' schemas; ``base_free`` without that.
-4. ``tuned`` and ``tuned_grpo``: after ``scratchlm teach-tools``, whose seconds are told.
+4. ``tuned`` and ``tuned_grpo``: after ``scratchlm teach-tools``, whose seconds are told. ``tuned_agree``: the latter,
+   five times a task, once greedily and four times drawn, of which the answer counts that most give.
 
-All of them decode greedily, at most 200 tokens a turn and six turns a task; an answer is right as
+All others decode greedily, at most 200 tokens a turn and six turns a task; an answer is right as
 ``scratchlm.agents.teaching.answers`` says. Each part is kept in FOLDER and not done again.
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 
 import scratchlm
 from generate_speed import machine
+from scratchlm.agents.compositions import agent, agree
 from scratchlm.agents.local_model import LocalAgentModel
 from scratchlm.agents.loop import run_agent
 from scratchlm.agents.settings import AgentSettings
@@ -43,6 +45,7 @@ from scratchlm.generation.sampling import SamplingConfig
 
 MODEL, SEED = "smollm2-135m-instruct", 8
 SIDE_BY_SIDE, TURNS, NEW_TOKENS = 16, 6, 200
+VOTES, HEAT = 5, 0.7
 SIX = ("calculator", "weekday", "days_between", "convert", "search_documents", "lookup")
 GREEDY = SamplingConfig(greedy=True)
 
@@ -166,6 +169,18 @@ def ours(model: Together, constrained: bool = True) -> Callable[[Task], str]:
     return answer
 
 
+def voting(model: Together) -> Callable[[Task], str]:
+    """Our loop five times."""
+    draws = [GREEDY, *(SamplingConfig(temperature=HEAT, seed=seed) for seed in range(VOTES - 1))]
+    settings = [AgentSettings(max_steps=TURNS, max_new_tokens=NEW_TOKENS, sampling=one) for one in draws]
+
+    def answer(task: Task) -> str:
+        tools = tools_of(task)
+        return agree(task.question, [agent(LocalAgentModel(model), tools, one) for one in settings]).answer
+
+    return answer
+
+
 def smolagents(model: Together) -> Callable[[Task], str]:
     """smolagents' loop, with its own prompt and parser; the model sees what ``TransformersModel`` would show it."""
     from smolagents import ChatMessage, MessageRole, Model, ToolCallingAgent
@@ -252,6 +267,7 @@ def main() -> None:
         kept.write_text(json.dumps(parts, indent=1))
     part("tuned", str(taught / TUNED), lambda model: right(model, tasks, ours(model)))
     part("tuned_grpo", str(taught / ALIGNED), lambda model: right(model, tasks, ours(model)))
+    part("tuned_agree", str(taught / ALIGNED), lambda model: right(model, tasks, voting(model)))
     told = {name: one.get("right", one.get("share")) for name, one in parts.items() if name != "teaching"}
     teaching = parts.get("teaching", {})
     minutes = sum(teaching.get(f"{one}_seconds", 0.0) for one in ("tuning", "aligning")) / 60

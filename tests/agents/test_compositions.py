@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scratchlm.agents.compositions import agent, as_tool, decide, make_plan, plan_and_act, reflect, route
+from scratchlm.agents.compositions import agent, agree, as_tool, decide, make_plan, plan_and_act, reflect, route
 from scratchlm.agents.local_model import LocalAgentModel
 from scratchlm.agents.loop import run_agent
 from scratchlm.agents.settings import AgentSettings, Event
@@ -255,3 +255,27 @@ def test_agents_that_share_a_model_may_run_side_by_side() -> None:
     state = run_agent("Have them say a, b, c", ScriptedModel(calls, "Done."), [helper])
     assert state.calls[0].result == alone
     assert [call.result for call in state.calls if call.failed] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "asked"),
+    [
+        (["12", "13", "12.", "9"], "12", 4),
+        (["Paris", " paris. ", "PARIS", "Rome", "Rome"], "Paris", 3),  # which two others cannot overtake
+        (["a", "b", "b", "a", "c"], "a", 5),  # of as many, the first
+        (["", "b", "b"], "b", 3),  # no answer is no vote
+        (["only"], "only", 1),
+        (["", ""], "", 2),
+    ],
+)
+def test_a_vote_takes_what_most_say(said: list[str], answer: str, asked: int) -> None:
+    models = [ScriptedModel(one) for one in said]
+    state = agree("Where?", [agent(model) for model in models])
+    assert state.answer == answer
+    assert sum(bool(model.seen) for model in models) == asked
+    assert (state.status == "done") == bool(answer)
+
+
+def test_a_vote_of_nobody() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        agree("Where?", [])

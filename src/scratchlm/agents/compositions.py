@@ -1,4 +1,4 @@
-"""Agents put together by functions: one as another's tool, a plan before the work, a second look, a choice.
+"""Agents put together by functions: one as another's tool, a plan before the work, a second look, a vote, a choice.
 
 An agent is whatever takes a task and gives the state that it ended in; see :func:`agent`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,27 @@ def reflect(state: State, model: AgentModel, worker: Agent, *, rounds: int = 1) 
             break
         state = worker(f"{task}\n\nAn earlier answer was: {state.answer}\nIt was found wanting: {said['why']}")
     return state
+
+
+def agree(task: str, workers: Sequence[Agent]) -> State:
+    """The first state with the answer that most of several agents give: self-consistency (Wang et al. 2023), if they
+    are one model that draws its words with different seeds. Answers are the same whatever their case, spaces and last
+    full stop. An answer that the others cannot overtake any more ends it.
+
+    Raises:
+        ValueError: there are no agents.
+    """
+    if not workers:
+        raise ValueError("a vote takes at least one agent")
+    found: list[tuple[str, State]] = []
+    for left, worker in zip(range(len(workers) - 1, -1, -1), workers, strict=True):
+        state = worker(task)
+        found.append((" ".join(state.answer.casefold().split()).rstrip("."), state))
+        votes = Counter(said for said, one in found if one.status == "done").most_common(2)
+        if votes and votes[0][1] > (votes[1][1] if len(votes) > 1 else 0) + left:
+            break
+    best = votes[0][0] if votes else found[0][0]
+    return next(state for said, state in found if said == best and (state.status == "done" or not votes))
 
 
 def route(task: str, model: AgentModel, workers: Mapping[str, str]) -> str:
