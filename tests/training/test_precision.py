@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def test_bf16_is_taken_where_it_is_there_and_clearly_faster(
     able: bool, fp32: float, bf16: float, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_able", lambda _: able)
+    monkeypatch.setattr(precision, "bf16_arithmetic", lambda _: able)
     monkeypatch.setattr(precision, "_seconds", lambda kind: bf16 if kind == torch.bfloat16 else fp32)
     assert fastest(CPU) == chosen
 
@@ -30,12 +30,12 @@ def test_the_machine_is_really_tried() -> None:
 
 
 def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_able", lambda _: False)
+    monkeypatch.setattr(precision, "bf16_arithmetic", lambda _: False)
     with pytest.raises(UserError, match=r"this cpu has no bf16 arithmetic; use precision=fp32"):
         autocast("bf16", CPU)
     with autocast("auto", CPU)():
         assert not torch.is_autocast_enabled("cpu")
-    monkeypatch.setattr(precision, "_able", lambda _: True)
+    monkeypatch.setattr(precision, "bf16_arithmetic", lambda _: True)
     with autocast("bf16", CPU)():
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
         assert torch.is_autocast_enabled("cpu")

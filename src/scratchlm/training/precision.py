@@ -17,13 +17,21 @@ _ROWS, _WIDE, _WORTH = 512, (576, 1536), 0.75
 need."""
 
 
+def bf16_arithmetic(device: torch.device) -> bool:
+    """Whether a device computes in bf16 itself, and does not only emulate it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(known)
+
+
 def autocast(precision: Precision, device: torch.device) -> Any:
     """A factory of the context in which the model runs: bf16 where asked for and there is hardware for it.
 
     Raises:
         UserError: bf16 was asked for, and this hardware would only emulate it.
     """
-    able = _able(device)
+    able = bf16_arithmetic(device)
     if precision == "bf16" and not able:
         raise UserError(f"this {device.type} has no bf16 arithmetic; use precision=fp32 (or auto, which looks first)")
     if precision == "bf16" or (precision == "auto" and device.type == "cuda" and able):
@@ -37,19 +45,12 @@ def fastest(device: torch.device) -> Precision:
     A GPU with bf16 arithmetic is taken at its word. Of CPUs that have it some are slower so and some twice as fast,
     which is tried (some hundredths of a second).
     """
-    if not _able(device):
+    if not bf16_arithmetic(device):
         return "fp32"
     if device.type == "cuda":
         return "bf16"
     took = {kind: min(_seconds(kind) for _ in range(5)) for kind in (torch.float32, torch.bfloat16)}
     return "bf16" if took[torch.bfloat16] < _WORTH * took[torch.float32] else "fp32"
-
-
-def _able(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and bool(known)
 
 
 def _seconds(kind: torch.dtype) -> float:
