@@ -38,6 +38,7 @@ ROOMS = (
     "api",
     "serving",
     "demo",
+    "doctor",
     "integrations",
     "cli",
 )

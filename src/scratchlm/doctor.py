@@ -36,8 +36,8 @@ _SIDE, _BYTES, _ROUNDS, _TOKENS = 1024, 256 << 20, 5, 32
 
 
 def examine(*, speed: bool = True) -> dict[str, Any]:
-    """Everything, ready for JSON. ``problems`` has a line for each thing that is wrong, with what to do; ``broken`` says
-    whether one of them keeps scratchlm from working.
+    """Everything, ready for JSON. ``problems`` has a line for each thing that is wrong, with what to do; ``broken``
+    says whether one of them keeps scratchlm from working.
 
     Args:
         speed: whether to measure, which takes some seconds.
@@ -125,7 +125,7 @@ def caches() -> dict[str, Any]:
     """Where things are kept that can be fetched or made again (sizes in GiB)."""
     folder = cache_folder()
     if folder is None:
-        return {"folder": None, "writable": False, "size": 0.0, "disk_free": 0.0, "models": []}
+        return {"folder": None, "writable": False, "size": 0.0, "disk_free": 0.0, "models": [], "damaged": []}
     here = folder
     while not here.exists():
         here = here.parent
@@ -190,8 +190,9 @@ def problems(found: dict[str, Any]) -> tuple[list[str], list[str]]:
         others.append(f"{cache['disk_free']} GiB of disk are free; models take up to some GiB each: free some")
     if not _takes_files(Path(tempfile.gettempdir())):
         serious.append(f"{tempfile.gettempdir()} cannot be written to; set TMPDIR to a folder that can")
-    for name in cache.get("damaged", ()):
-        others.append(f"the model {name} is damaged; fetch it again with: scratchlm models pull {name}")
+    others += [
+        f"the model {name} is damaged; fetch it again with: scratchlm models pull {name}" for name in cache["damaged"]
+    ]
     if device["memory_free"] < _LEAST_MEMORY:
         others.append(f"{device['memory_free']} GiB of memory are free; close other programs before you train")
     if device["threads"] > device["cores"]:

@@ -207,6 +207,8 @@ TABLE: list[tuple[str, str]] = [
     ("bench", "NAME"),
     ("bench train-tinygtp", "did you mean 'train-tinygpt'"),
     ("bench everything", "choose one of: train-tinygpt"),
+    ("doctor now", "unexpected extra argument|scratchlm doctor --help"),
+    ("doctor --fast", "--fast|scratchlm doctor --help"),
     ("demo --out text.txt", "text.txt|folder"),
     ("demo --out no-text", "no-text/tinygpt|--out"),
     # agent

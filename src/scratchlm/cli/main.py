@@ -19,6 +19,7 @@ from scratchlm.cli.ask import ask
 from scratchlm.cli.bench import bench
 from scratchlm.cli.chat import chat
 from scratchlm.cli.demo import demo
+from scratchlm.cli.doctor import doctor
 from scratchlm.cli.embed import embed
 from scratchlm.cli.evaluate import evaluate
 from scratchlm.cli.fill import fill
@@ -39,6 +40,8 @@ from scratchlm.cli.train import train
 from scratchlm.errors import UserError
 
 USAGE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
+COMPLETING = "_SCRATCHLM_COMPLETE"
+"""Set by a shell that completes a command line."""
 _CURES = {
     errno.ENOSPC: "free some space, or choose another disk",
     errno.EDQUOT: "free some space, or choose another disk",
@@ -51,7 +54,6 @@ _CURES = {
 app = typer.Typer(
     name="scratchlm",
     help="The whole life of a language model: train it, evaluate it, use it.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,6 +80,7 @@ for _name, _verb in (
     ("mcp", mcp),
     ("plot", plot),
     ("bench", bench),
+    ("doctor", doctor),
 ):
     app.command(_name)(_verb)
 app.add_typer(models, name="models")
@@ -112,6 +115,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     0 for success, 1 for an error of ours, 2 for a mistake that the user can mend, 130 for Ctrl-C. A mistake is told in
     one line on standard error; with SCRATCHLM_DEBUG=1 the traceback comes before it.
     """
+    if COMPLETING in os.environ:  # a shell asks what may follow; the parser answers and ends the program
+        app(prog_name="scratchlm")
     debug = os.environ.get("SCRATCHLM_DEBUG", "") not in ("", "0")
     if not (debug or sys.warnoptions):
         warnings.simplefilter("ignore")  # a library's advice to programmers is no news to who types a command
@@ -124,7 +129,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except (BrokenPipeError, SystemExit):  # the parser turns the one into the other
+    except (BrokenPipeError, SystemExit) as ended:  # the parser turns the one into the other
+        if isinstance(ended, SystemExit) and not ended.code:
+            return 0
         _give_up_stdout()
         return PIPE_CLOSED
     except Exception as error:

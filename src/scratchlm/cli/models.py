@@ -8,15 +8,9 @@ from typing import Annotated
 
 import typer
 
-from scratchlm.cli.output import Json, print_json
+from scratchlm.cli.output import Json, Name, print_json
 
 models = typer.Typer(help="Models that others trained: list, pull, info, export.")
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME|PATH", help="A name that `models list` shows, a hub id, a folder or file.", show_default=False
-    ),
-]
 
 
 class From(StrEnum):

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from scratchlm.cli.completing import model_names
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a training.", show_default=False)]
 Model = Annotated[
@@ -30,9 +32,20 @@ Base = Annotated[
         metavar="MODEL",
         help="A training's folder, a model's folder or GGUF file, a name that `models list` shows, or a preset.",
         show_default=False,
+        autocompletion=model_names,
     ),
 ]
 """What a tuning starts from."""
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|PATH",
+        help="A name that `models list` shows, a hub id, a folder or file.",
+        show_default=False,
+        autocompletion=model_names,
+    ),
+]
+"""A model that others trained."""
 Validation = Annotated[
     str | None,
     typer.Option(metavar="SHARE|FILE", help="What is held out; without it, a tenth of the rows.", show_default=False),

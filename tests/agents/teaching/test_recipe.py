@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_what_is_told(taught: tuple[Path, dict[str, Any]], capsys: pytest.Captur
     show_teaching(told)
     shown = capsys.readouterr().out
     assert "no tool" in shown
-    assert "tuning took 0:0" in shown
+    assert re.search(r"tuning took \d+:\d\d", shown)
 
 
 def test_only_the_models_own_turns_are_learned(taught: tuple[Path, dict[str, Any]]) -> None:
