@@ -35,6 +35,9 @@ def main() -> None:
             continue
         found = answer(asked, told)
         wrong = {"error": {"code": -32601, "message": "there is no such method"}}
+        if told.get("noise"):  # in Latin-1, which is no UTF-8
+            sys.stdout.buffer.write(f"{told['noise']}\n".encode("latin-1"))
+            sys.stdout.buffer.flush()
         said = {"jsonrpc": "2.0", "id": asked["id"], **(wrong if found is None else {"result": found})}
         print(json.dumps(said), flush=True)
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,6 +282,88 @@ def test_a_tool_that_cannot_be_used_is_left_out_by_name(tmp_path: Path) -> None:
         assert told[0].startswith("the tool odd of by_hand is left out: the JSON Schema of the tool odd is wrong")
         with pytest.raises(UserError, match="the tool odd of by_hand is left out"):
             server.tools()
+
+
+def given_back(folder: Path, schema: dict[str, Any], given: dict[str, Any]) -> Outcome:
+    """What a tool with this schema makes of arguments."""
+    pages = [[one_tool(inputSchema=schema)]]
+    with McpServer(by_hand(folder, pages=pages, result={"content": [{"type": "text", "text": "made"}]})) as server:
+        return tools_of(server)["look"].run(given)
+
+
+OPEN = [
+    {"type": "object"},
+    {"type": "object", "additionalProperties": {"type": "integer"}},
+    {"type": "object", "allOf": [{"properties": {"a": {"type": "integer"}}}, {"properties": {"b": True}}]},
+    {"type": "object", "properties": {"a": True}, "anyOf": [{"required": ["a"], "properties": {"b": {"const": 2}}}]},
+    {"type": "object", "properties": {"a": True}, "patternProperties": {"^b": True}},
+    {"type": "object", "properties": {"a": True}, "$ref": "#/$defs/more", "$defs": {"more": {"properties": {"b": {}}}}},
+    {"type": "object", "allOf": [{"$ref": "#/definitions/b"}], "definitions": {"b": {"properties": {"b": {}}}}},
+]
+
+
+@pytest.mark.parametrize("schema", OPEN, ids=lambda schema: json.dumps(schema)[17:60])
+def test_arguments_that_do_not_all_stand_in_properties_are_taken(tmp_path: Path, schema: dict[str, Any]) -> None:
+    assert given_back(tmp_path, schema, {"a": 1, "b": 2}).text == "made"
+
+
+def test_a_name_that_the_schema_has_not_is_told_of(tmp_path: Path) -> None:
+    whole = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {}}}}}
+    wrong = given_back(tmp_path, whole, {"aa": {}})
+    assert wrong.text == "error: Additional properties are not allowed ('aa' was unexpected); look takes: a"
+    assert given_back(tmp_path, whole, {"a": {"c": 1}}).text == "made"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"properties": {"a": {"$ref": "http://127.0.0.1:9/a.json"}}}, "the reference http://127.0.0.1:9/a.json in"),
+        ({"properties": {"a": {"items": [{"$ref": "#/$defs/b"}]}}}, "the JSON Schema of the tool look is wrong"),
+        ({"properties": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}}}, "the reference #/$defs/b in its JSON Schema leads"),
+        ({"properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": 5}}, "the JSON Schema of the tool look is wrong"),
+        ({"$defs": 5}, "the JSON Schema of the tool look is wrong"),
+    ],
+    ids=str,
+)
+def test_a_schema_that_cannot_be_followed_is_told_when_it_is_read(
+    tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    with McpServer(by_hand(tmp_path, pages=[[one_tool(inputSchema={"type": "object", **wrong})]])) as server:
+        told: list[str] = []
+        assert server.tools(on_left_out=told.append) == []
+        assert told[0].startswith(f"the tool look of by_hand is left out: {said}")
+
+
+def test_noise_between_the_messages_is_passed_over(tmp_path: Path) -> None:
+    result = {"content": [{"type": "text", "text": "seen"}]}
+    with McpServer(by_hand(tmp_path, pages=[[one_tool()]], result=result, noise="Grüße {"), timeout=20) as server:
+        look = tools_of(server)["look"]
+        assert [look.run({}).text for _ in range(2)] == ["seen", "seen"]
+
+
+def test_what_is_no_result_is_told_without_jargon(tmp_path: Path) -> None:
+    with McpServer(by_hand(tmp_path, pages=[[one_tool()]], result={"content": [{"type": "smell"}]})) as server:
+        found = tools_of(server)["look"].run({})
+    assert found.text.startswith("error: by_hand answered what is no result: content.0.")
+    assert "pydantic" not in found.text
+    with pytest.raises(UserError, match=r"cannot be used: tools\.0\.inputSchema: Field required$"):
+        McpServer(by_hand(tmp_path, pages=[[{"name": "look"}]]))
+
+
+def test_a_call_that_is_made_while_it_is_closed_is_an_answer() -> None:
+    server = McpServer(OVER_STDIO)
+    slow = tools_of(server)["slow"]
+    threading.Timer(1, server.close).start()
+    found = slow.run({"seconds": 60, "file": os.devnull})
+    assert found.failed
+    assert found.seconds < 15
+    assert found.text == "error: peer_1: Connection closed"
+
+
+def test_a_missing_sdk_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(UserError, match=r"need mcp, which is missing; run: pip install 'scratchlm\[agents\]'"):
+        McpServer("python -m mcp_server_time")
 
 
 def test_an_error_of_the_protocol_is_an_answer(tmp_path: Path) -> None:

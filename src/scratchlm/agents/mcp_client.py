@@ -13,20 +13,22 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shlex
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from scratchlm.agents.parameters import message, tidy
-from scratchlm.agents.tool import Tool, ToolError
+from scratchlm.agents.parameters import lost_reference, message, tidy
+from scratchlm.agents.tool import Tool, ToolError, pydantic_says, valid_name
 from scratchlm.errors import UserError, missing_package
 
-_PAGES, _LONGEST, _CLOSING = 100, 64, 10.0
-"""Pages of a list of tools that are read; letters of a tool's name; seconds for a server to end."""
+_PAGES, _CLOSING = 100, 10.0
+"""Pages of a list of tools that are read; seconds for a server to end."""
+_PARTS = ("allOf", "anyOf", "oneOf", "if", "$ref", "$dynamicRef", "patternProperties", "dependentSchemas")
+"""Words of a schema that may name properties beside ``properties``."""
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -110,19 +112,20 @@ class McpServer:
         Raises:
             UserError: a tool cannot be used, or a name is taken in any case.
         """
-        names = [_name(one.name) for one in self._listed]
+        names = [valid_name(one.name) for one in self._listed]
         found: list[Tool] = []
         for one, name in zip(self._listed, names, strict=True):
             if name in taken or names.count(name) > 1:
-                name = _name(f"{self.name}_{one.name}")
+                name = valid_name(f"{self.name}_{one.name}")
             if name in taken or any(name == other.name for other in found):
                 raise UserError(f"two tools are called {name}; {self._called} has one of them, leave it out")
             hints = one.annotations
             effects = hints is None or not hints.read_only_hint
             about = " ".join((one.description or one.title or "").split())
             try:
-                schema = tidy({"properties": {}, **one.input_schema})
-                found.append(Tool(name, about, schema, self._caller(one.name), effects, self._timeout, self._most))
+                # Checked as it is, before it is read: a server may send anything.
+                tool = Tool(name, about, one.input_schema, self._caller(one.name), effects, self._timeout, self._most)
+                found.append(replace(tool, parameters=_parameters(tool.parameters)))
             except UserError as error:
                 line = f"the tool {one.name} of {self.name} is left out: {error}"
                 if on_left_out is None:
@@ -153,7 +156,7 @@ class McpServer:
         with anyio.CancelScope() as self._scope:
             async with Client(self._open()) as self._client:
                 info = self._client.server_info
-                self.name = _name(info.name if info is not None else "server")
+                self.name = valid_name(info.name if info is not None else "server")
                 self._listed = await self._list()
                 self._ready.set()
                 await anyio.sleep_forever()
@@ -184,11 +187,14 @@ class McpServer:
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> str:
         from mcp import MCPError
+        from pydantic import ValidationError
 
         try:
             result = await self._client.call_tool(name, arguments)
         except MCPError as error:
             raise ToolError(f"{self.name}: {error.message}") from error
+        except ValidationError as error:
+            raise ToolError(f"{self.name} answered what is no result: {pydantic_says(error)}") from error
         text = _text(result)
         if result.is_error:
             raise ToolError(text)
@@ -230,7 +236,10 @@ class McpServer:
         def opened() -> Any:
             from mcp import StdioServerParameters, stdio_client
 
-            started = StdioServerParameters(command=words[0], args=words[1:], env=dict(environment))
+            # A byte that is no UTF-8 would end the reading, and every call would wait in vain.
+            started = StdioServerParameters(
+                command=words[0], args=words[1:], env=dict(environment), encoding_error_handler="replace"
+            )
             return stdio_client(started, errlog=self._told)
 
         return opened
@@ -247,10 +256,19 @@ class McpServer:
         return f" (it said: {lines[-1][:200]})" if lines else ""
 
 
-def _name(text: str) -> str:
-    """A name as tools have it."""
-    plain = re.sub(r"[^a-zA-Z0-9_]", "_", text)[:_LONGEST] or "tool"
-    return plain if not plain[0].isdigit() else f"_{plain}"[:_LONGEST]
+def _parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A server's schema as our tools have it. One whose arguments all stand in ``properties`` is closed, so that a
+    wrong name is told of and not passed over; others stay as open as they are.
+
+    Raises:
+        UserError: a reference leads out of it, or nowhere.
+    """
+    if (lost := lost_reference(schema)) is not None:
+        raise UserError(f"the reference {lost:.100} in its JSON Schema leads to no part of it")
+    found = {"properties": {}, **tidy(schema, closed=False)}
+    if "properties" in schema and not any(word in schema for word in _PARTS):
+        found.setdefault("additionalProperties", False)
+    return found
 
 
 def _text(result: Any) -> str:
@@ -281,4 +299,4 @@ def _reason(error: BaseException) -> str:
         return f"there is no program {error.filename or ''}".rstrip()
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return message(error)
+    return pydantic_says(error) if isinstance(error, ValueError) else message(error)

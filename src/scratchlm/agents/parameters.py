@@ -152,6 +152,30 @@ def tidy(schema: Mapping[str, Any], *, closed: bool = True) -> dict[str, Any]:
     return {**whole, "$defs": kept} if kept else whole
 
 
+def lost_reference(schema: Mapping[str, Any]) -> str | None:
+    """The first ``$ref`` of a schema that leads to no part of it; None where each does. Nothing is fetched."""
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    def walk(part: Any, resolver: Any) -> str | None:
+        if isinstance(part, list):
+            return next((lost for one in part if (lost := walk(one, resolver)) is not None), None)
+        if not isinstance(part, Mapping):
+            return None
+        if isinstance(part.get("$id"), str):
+            resolver = resolver.in_subresource(DRAFT202012.create_resource(part))
+        if isinstance(reference := part.get("$ref"), str):
+            try:
+                resolver.lookup(reference)
+            except (Unresolvable, TypeError, ValueError):
+                return reference
+        return walk([value for key, value in part.items() if key not in _VALUES], resolver)
+
+    registry: Any = Registry().with_resource("", DRAFT202012.create_resource(schema)).crawl()
+    return walk(schema, registry.resolver())
+
+
 def _circular(name: str, definitions: Mapping[str, Any]) -> bool:
     """Whether a definition leads back to itself."""
     seen: set[str] = set()
