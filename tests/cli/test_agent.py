@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..agents.test_endpoint_model import chunk, piece, stream
 from ..retrieval.test_answers_endpoint import error, serving
 from .conftest import Command
 
+PEER = Path(__file__).parents[1] / "agents" / "mcp_peer.py"
 ASKED = {"role": "user", "content": "What is 12 * 34?"}
 
 
@@ -101,6 +103,33 @@ def test_tools_from_an_openapi_document(command: Command, tmp_path: Path, monkey
         outcome = command(*given, "--base-url", url, "--operations", "make-town", "--approve", "effects")
         assert "waiting (approval)" in outcome.err
         assert "left out" not in outcome.err
+
+
+def test_tools_of_mcp_servers_in_a_run_that_waits_goes_on_and_is_replayed(command: Command, tmp_path: Path) -> None:
+    notes, state, trace = (tmp_path / name for name in ("notes", "s.json", "t.jsonl"))
+
+    def noting(handler: Any) -> None:
+        last = handler.server.seen[-1][2]["messages"][-1]
+        if last["role"] == "tool":
+            return stream(chunk({"content": f"It is {last['content']}."}, "stop"))(handler)
+        call = piece(0, "x", "note", json.dumps({"text": "hello", "file": str(notes)}))
+        return stream(chunk(call, "tool_calls"))(handler)
+
+    server = f"{sys.executable} {PEER}"
+    with serving(noting) as (url, seen):
+        given = "--endpoint", url, "--model", "b", "--state", str(state), "--trace", str(trace), "--mcp", server
+        outcome = command("agent", "Note it.", *given, "--mcp", server, "--tools", "calculator", "--approve", "effects")
+        assert outcome.status == 1
+        assert [line[:18] for line in outcome.err.splitlines()] == ["waiting (approval)"]
+        names = [one["function"]["name"] for one in seen[0][2]["tools"]]
+        assert (names[0], names[1], names[-1]) == ("calculator", "add", "peer_1_die")
+        assert not notes.exists()
+        outcome = command("agent", "--resume", *given)
+    assert (outcome.status, outcome.out) == (0, "It is written.\n")
+    assert notes.read_text() == "hello\n"
+    played = command("traces", "replay", str(trace), "--json")
+    assert json.loads(played.out) == {"runs": [{"answer": "It is written.", "status": "done", "reason": "answered"}]}
+    assert notes.read_text() == "hello\n"
 
 
 def test_without_an_answer_the_status_is_one(command: Command) -> None:
