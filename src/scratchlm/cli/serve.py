@@ -49,14 +49,17 @@ def serve(
     body: Annotated[int, typer.Option(help="Bytes of a request at most.")] = 4 << 20,
     patience: Annotated[float, typer.Option(help="Seconds until a slow client is cut off.")] = 30.0,
     grace: Annotated[float, typer.Option(help="Seconds for what runs to finish when stopped.")] = 60.0,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="The folder of runs that the studio shows.")] = Path("runs"),
+    studio: Annotated[bool, typer.Option("--studio/--no-studio", help="Pages for a browser, at /.")] = True,
 ) -> None:
-    """Serve models in OpenAI's protocol: chats, completions, embeddings."""
+    """Serve models in OpenAI's protocol (chats, completions, embeddings), and the studio: pages for a browser."""
     from scratchlm.integrations.missing import need
 
     need("serve", "fastapi", "uvicorn", "prometheus_client")
     from scratchlm.generation.precision import check_precision
     from scratchlm.serving.server import Server, log_to_stderr
     from scratchlm.serving.settings import Keys, ServerSettings
+    from scratchlm.serving.studio.settings import StudioSettings
 
     settings = ServerSettings(
         host=host,
@@ -72,10 +75,12 @@ def serve(
         body=body,
         patience=patience,
         grace=grace,
+        studio=StudioSettings(runs) if studio else None,
     )
+
+    def tell(url: str) -> None:
+        pages = f"; the studio is at {url.removesuffix('v1')}" if studio else ""
+        print(f"serving at {url}{pages}", file=sys.stderr, flush=True)
+
     log_to_stderr()
-    Server(models, adapter or (), settings, _tell, store or ()).run()
-
-
-def _tell(url: str) -> None:
-    print(f"serving at {url}", file=sys.stderr, flush=True)
+    Server(models, adapter or (), settings, tell, store or ()).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,8 +14,10 @@ from scratchlm.serving.settings import ServerSettings
 
 CLIENT = "scratchlm_client"
 """Where the scope has a name for who asks."""
-_OPEN = ("/health",)
-"""Paths that need no key."""
+STATIC, API = "/studio/static/", "/studio/api/"
+"""Where the studio's files are, and what its pages ask."""
+_OPEN = ("/health", "/")
+"""Paths that need no key, as those under ``STATIC``: a browser sends none with them, and they hold nothing of ours."""
 
 
 class Access:
@@ -41,6 +44,7 @@ class Access:
         headers = Headers(scope=scope)
         try:
             self._check_host(headers)
+            self._check_origin(scope["path"], headers)
             scope[CLIENT] = self._client(scope, headers)
             body = await self._body(headers, receive)
         except ApiError as error:
@@ -66,9 +70,18 @@ class Access:
         if self._settings.loopback and name not in ("localhost", "127.0.0.1", "::1", self._settings.host):
             raise ApiError(403, "this server answers to localhost only; see --host")
 
+    def _check_origin(self, path: str, headers: Headers) -> None:
+        """What the studio's pages may ask, such as to fetch a model, no other page may ask in their user's name."""
+        origin = headers.get("origin")
+        if not path.startswith(API) or origin is None:
+            return
+        if urlsplit(origin).netloc != headers.get("host"):
+            raise ApiError(403, "the studio answers to its own pages only; other pages may ask the API, see --cors")
+
     def _client(self, scope: Scope, headers: Headers) -> str:
         address = (scope.get("client") or ("",))[0]
-        if not self._settings.keys or scope["path"] in _OPEN or scope["method"] == "OPTIONS":
+        path = scope["path"]
+        if not self._settings.keys or path in _OPEN or path.startswith(STATIC) or scope["method"] == "OPTIONS":
             return f"address-{address}"
         kind, _, key = headers.get("authorization", "").partition(" ")
         owner = self._settings.keys.owner(key.strip()) if kind.lower() == "bearer" else None

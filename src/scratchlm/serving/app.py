@@ -23,6 +23,7 @@ from scratchlm.serving.events import EventStream, Gone, until
 from scratchlm.serving.metrics import Metrics
 from scratchlm.serving.registry import Registry, Served
 from scratchlm.serving.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, SearchRequest
+from scratchlm.serving.studio.pages import add_studio
 
 _LEFT = 499
 """The status that nobody sees, of a client that has left; nginx's."""
@@ -148,6 +149,9 @@ def create_app(models: Registry, metrics: Metrics) -> FastAPI:
             raise
         await running.leave()
         return made
+
+    if settings.studio is not None:
+        add_studio(app, models)
 
     def count(path: str, status: int) -> None:
         metrics.requests.labels(path, str(status)).inc()

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from scratchlm.errors import UserError
 from scratchlm.generation.precision import PrecisionName
 from scratchlm.reading import read_text
+from scratchlm.serving.studio.settings import StudioSettings
 
 KEYS = "SCRATCHLM_API_KEYS"
 """The environment variable with the server's keys, separated by commas."""
@@ -51,6 +52,8 @@ class ServerSettings:
     """Seconds for a client to send its request, and to take what it is sent, before it is cut off."""
     grace: float = 60.0
     """Seconds that what runs gets to finish when the server is stopped."""
+    studio: StudioSettings | None = field(default_factory=StudioSettings)
+    """The pages for a browser; None for the API alone."""
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("context", 16), ("queue", 1), ("body", 1024)):

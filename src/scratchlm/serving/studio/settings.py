@@ -1,0 +1,14 @@
+"""What the studio is told when a server is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StudioSettings:
+    """Where the studio looks on this machine."""
+
+    runs: Path = Path("runs")
+    """The folder of run folders; it need not be there yet."""
