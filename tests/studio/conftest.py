@@ -42,7 +42,7 @@ def studio(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """A server of chat, other and encoder whose studio's folders are empty at first."""
     home = tmp_path_factory.mktemp("studio")
     names = [str(models / name) for name in ("chat", "other", "encoder")]
-    with serving(*names, studio=StudioSettings(runs=home / "runs")) as found:
+    with serving(*names, studio=StudioSettings(runs=home / "runs", home=home / "made")) as found:
         yield found
 
 

@@ -50,6 +50,9 @@ def serve(
     patience: Annotated[float, typer.Option(help="Seconds until a slow client is cut off.")] = 30.0,
     grace: Annotated[float, typer.Option(help="Seconds for what runs to finish when stopped.")] = 60.0,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="The folder of runs that the studio shows.")] = Path("runs"),
+    home: Annotated[
+        Path, typer.Option("--studio-dir", metavar="DIR", help="The folder for what is made in the studio.")
+    ] = Path("studio"),
     studio: Annotated[bool, typer.Option("--studio/--no-studio", help="Pages for a browser, at /.")] = True,
 ) -> None:
     """Serve models in OpenAI's protocol (chats, completions, embeddings), and the studio: pages for a browser."""
@@ -75,7 +78,7 @@ def serve(
         body=body,
         patience=patience,
         grace=grace,
-        studio=StudioSettings(runs) if studio else None,
+        studio=StudioSettings(runs, home) if studio else None,
     )
 
     def tell(url: str) -> None:

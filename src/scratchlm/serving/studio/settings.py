@@ -12,3 +12,5 @@ class StudioSettings:
 
     runs: Path = Path("runs")
     """The folder of run folders; it need not be there yet."""
+    home: Path = Path("studio")
+    """The folder for what is made in the studio, such as exported models; made when the first is."""
