@@ -63,6 +63,18 @@ def open_model(name: str | Path | Located, dtype: torch.dtype = torch.float32, *
         return _open(name if isinstance(name, Located) else resolve(name), dtype, weights)
 
 
+def open_tokenizer(name: str | Path | Located) -> Tokenizer:
+    """The tokenizer that :func:`open_model` would give. No weights are read.
+
+    Raises:
+        UserError: as :func:`open_model`, as far as the tokenizer goes.
+    """
+    located = name if isinstance(name, Located) else resolve(name)
+    if located.kind == "adapter" and not (located.path / "tokenizer.json").exists():
+        return open_tokenizer(belonging(located.path).base)
+    return _gguf_tokenizer(GGUFFile(located.path)) if located.kind == "gguf" else Tokenizer.open(located.path)
+
+
 def _open(located: Located, dtype: torch.dtype, weights: bool) -> Opened:
     if located.kind == "adapter":
         opened = _open_adapter(located, dtype)

@@ -106,6 +106,8 @@ class Served:
     loaded: Loaded | None = None
     users: int = 0
     used: float = 0.0
+    read: int = 0
+    """When what is loaded was written."""
 
     @property
     def writes(self) -> bool:
@@ -171,18 +173,53 @@ class Registry:
         name = before if own else Path(spec).name if Path(spec).exists() else spec
         if name in self.served:
             raise UserError(f"two models are called {name!r}; name one with: NAME={spec}")
+        self.served[name] = self._fitting(name, located)
+
+    def _fitting(self, name: str, located: Located) -> Served:
+        """A model that is not served yet.
+
+        Raises:
+            UserError: it is damaged, or too large.
+        """
         one = Served(name, located, inspect(located))
-        needs = self._bytes(one)
+        needs = self.needs(one)
         if needs > self.budget:
             raise UserError(
                 f"{name} takes up to {needs / 1e9:.1f} GB with {self.settings.slots} slots of "
                 f"{self.settings.context:,} tokens, and {self.budget / 1e9:.1f} GB may be used; lower --slots or "
                 "--context, or raise --memory"
             )
-        self.served[name] = one
+        return one
 
-    def _bytes(self, one: Served) -> int:
+    async def add(self, spec: str, name: str) -> Served:
+        """Serve a model from now on, too; if it is served already, by whatever name, that one. One whose files have
+        changed, such as a run that trains, is read anew when nobody uses it.
+
+        Raises:
+            UserError: it is not on this machine, damaged or too large, or another has this name.
+        """
+        located = await self.work(resolve, spec)
+        path = located.path.resolve()
+        one = next((one for one in self.served.values() if one.located.path.resolve() == path), None)
+        if one is None:
+            if name in self.served or name in self.stores:
+                raise UserError(f"another model is called {name!r}; rename the folder of this one")
+            made = await self.work(self._fitting, name, located)
+            one = self.served.setdefault(name, made)  # meanwhile another request may have been served
+        else:
+            async with self._loading:
+                if one.loaded is not None and not one.users and one.read != _written(located):
+                    await self._put_away(one)
+        return one
+
+    def needs(self, one: Served) -> int:
+        """Bytes that a model may take at most once it is loaded."""
         return one.bytes(max(self.settings.slots, 8), self.settings.context)
+
+    @property
+    def used(self) -> int:
+        """Bytes that the models in memory may take at most."""
+        return sum(self.needs(one) for one in self.served.values() if one.loaded is not None)
 
     def find(self, name: str) -> Served:
         """The model of a name.
@@ -251,7 +288,7 @@ class Registry:
         async with self._loading:
             while one.loaded is None:
                 self._freed.clear()
-                if await self._make_room(self._bytes(one)):
+                if await self._make_room(self.needs(one)):
                     one.loaded = await self.work(self._read, one)
                     return
                 try:
@@ -261,6 +298,7 @@ class Registry:
                     raise ApiError(503, said, headers={"Retry-After": "30"}) from None
 
     def _read(self, one: Served) -> Loaded:
+        one.read = _written(one.located)
         model = load(str(one.located.path), precision=self.settings.precision)
         model.name = one.name
         made = Loaded(model, self.settings, self.on_end)
@@ -271,17 +309,20 @@ class Registry:
     async def _make_room(self, needs: int) -> bool:
         """Put away what was used longest ago and is not in use, until there is room; False where that is not enough."""
         while True:
-            here = [one for one in self.served.values() if one.loaded is not None]
-            if sum(map(self._bytes, here)) + needs <= self.budget:
+            if self.used + needs <= self.budget:
                 return True
-            idle = sorted((one for one in here if not one.users), key=lambda one: one.used)
+            here = (one for one in self.served.values() if one.loaded is not None and not one.users)
+            idle = sorted(here, key=lambda one: one.used)
             if not idle:
                 return False
-            away, idle[0].loaded = idle[0].loaded, None
-            assert away is not None
-            await self.work(away.close, 0.0)
-            del away
-            gc.collect()
+            await self._put_away(idle[0])
+
+    async def _put_away(self, one: Served) -> None:
+        away, one.loaded = one.loaded, None
+        assert away is not None
+        await self.work(away.close, 0.0)
+        del away
+        gc.collect()
 
     def close(self) -> None:
         """Finish what runs, and let the models go."""
@@ -290,3 +331,10 @@ class Registry:
                 one.loaded.close(self.settings.grace)
                 one.loaded = None
         self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _written(located: Located) -> int:
+    """When a model's weights were last written, in nanoseconds."""
+    path = located.path
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return max((file.stat().st_mtime_ns for file in files), default=0)

@@ -14,8 +14,14 @@ from starlette.responses import Response
 from scratchlm.serving.access import API, STATIC
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
+from scratchlm.serving.studio import models as models_page
+from scratchlm.serving.studio import runs, tokens
 
-PAGES: dict[str, Callable[[Registry], APIRouter]] = {}
+PAGES: dict[str, Callable[[Registry], APIRouter]] = {
+    "runs": runs.routes,
+    "tokens": tokens.routes,
+    "models": models_page.routes,
+}
 """By the name of the page: what makes the routes under ``/studio/api/NAME``."""
 _TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -120,3 +120,22 @@ export function colour(name) {
   probe.remove();
   return found;
 }
+
+/** Tabs: `tabs` is { key: title }; the children are what the chosen one shows. Arrow keys go from tab to tab. */
+export function Tabs({ label, tabs, chosen, onChoose, children }) {
+  const id = useMemo(() => `tabs-${Math.random().toString(36).slice(2)}`, []);
+  const keys = Object.keys(tabs);
+  function move(event) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const to = { Home: keys[0], End: keys[keys.length - 1] }[event.key] ?? (step && keys[(keys.indexOf(chosen) + step + keys.length) % keys.length]);
+    if (!to) return;
+    event.preventDefault();
+    onChoose(to);
+    document.getElementById(`${id}-${to}`).focus();
+  }
+  return html`<div class="tabs" role="tablist" aria-label=${label} onKeyDown=${move}>
+      ${keys.map((key) => html`<button type="button" role="tab" key=${key} id=${`${id}-${key}`} aria-controls=${id}
+        aria-selected=${key === chosen ? "true" : "false"} tabindex=${key === chosen ? 0 : -1} onClick=${() => onChoose(key)}>${tabs[key]}</button>`)}
+    </div>
+    <div role="tabpanel" id=${id} aria-labelledby=${`${id}-${chosen}`}>${children}</div>`;
+}

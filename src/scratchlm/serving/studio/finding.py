@@ -1,0 +1,100 @@
+"""The models that the studio's pages offer: those that are served, those of the catalogue that are here, and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+from scratchlm.checkpoints.catalogue import Located, entries, find_pulled, resolve
+from scratchlm.checkpoints.run import DESCRIPTION
+from scratchlm.errors import UserError
+from scratchlm.serving.errors import ApiError
+from scratchlm.serving.registry import Registry
+
+_DEPTH, _MOST = 3, 500
+"""Folders within folders in which runs are looked for, as ``finetune`` with several methods makes; and runs."""
+
+
+def runs_below(root: Path) -> list[Path]:
+    """The run folders in the folder of runs; none where it is not there yet."""
+    found: list[Path] = []
+    _look(root, _DEPTH, found)
+    return found
+
+
+def _look(folder: Path, depth: int, found: list[Path]) -> None:
+    try:
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:  # not there yet, or not ours to read
+        return
+    for path in below:
+        if len(found) >= _MOST:
+            return
+        if (path / DESCRIPTION).is_file():
+            found.append(path)
+        elif depth > 1:
+            _look(path, depth - 1, found)
+
+
+def run_folder(root: Path, name: str) -> Path:
+    """The folder of a run below the folder of runs, by its path in there.
+
+    Raises:
+        ApiError: there is none.
+    """
+    parts = PurePath(name)
+    if name and "\\0" not in name and not parts.is_absolute() and not parts.drive and ".." not in parts.parts:
+        folder = root / parts
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    raise ApiError(404, f"there is no run {name[:80]!r} in {root}", param="run")
+
+
+def served_name(root: Path, run: Path) -> str:
+    """The name by which the model of a run is offered, and served when it is asked for: ``runs/NAME``."""
+    return f"{root.resolve().name}/{run.relative_to(root).as_posix()}"
+
+
+def offered(models: Registry) -> dict[str, Path]:
+    """Every model that a page may name, and where it lies: the served first, each place once."""
+    found = {name: one.located.path for name, one in models.served.items()}
+    seen = {path.resolve() for path in found.values()}
+    for name, path in [*_fetched(), *_runs(models)]:
+        if name not in found and path.resolve() not in seen:
+            found[name] = path
+            seen.add(path.resolve())
+    return found
+
+
+def _fetched() -> list[tuple[str, Path]]:
+    found = []
+    for name in entries():
+        try:
+            located = find_pulled(name)
+        except UserError:  # damaged, which the page of models tells
+            continue
+        if located is not None:
+            found.append((name, located.path))
+    return found
+
+
+def _runs(models: Registry) -> list[tuple[str, Path]]:
+    assert models.settings.studio is not None
+    root = models.settings.studio.runs
+    return [(served_name(root, run), run) for run in runs_below(root)]
+
+
+def find_model(models: Registry, name: str) -> Located:
+    """The model that a page names. Other paths of this machine cannot be named.
+
+    Raises:
+        ApiError: none of this name is offered.
+        UserError: it is damaged.
+    """
+    if name in models.served:
+        return models.served[name].located
+    if name in entries():
+        return resolve(name)
+    path = offered(models).get(name)
+    if path is None:
+        raise ApiError(404, f"there is no model {name[:80]!r} here", param="model", code="model_not_found")
+    return resolve(path)
