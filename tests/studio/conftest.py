@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from scratchlm.serving.server import Server
 from scratchlm.serving.studio.settings import StudioSettings
 
+from ..cli.conftest import runs  # noqa: F401
 from ..serving.conftest import models, serving  # noqa: F401
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
@@ -26,7 +27,12 @@ _QUIET = (
 )
 
 
-@pytest.fixture(scope="session")
+def home(server: Server) -> str:
+    """The address of the studio."""
+    return server.url.removesuffix("v1")
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     program = os.environ.get("SCRATCHLM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
@@ -40,9 +46,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def studio(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # noqa: F811
     """A server of chat, other and encoder whose studio's folders are empty at first."""
-    home = tmp_path_factory.mktemp("studio")
+    place = tmp_path_factory.mktemp("studio")
     names = [str(models / name) for name in ("chat", "other", "encoder")]
-    with serving(*names, studio=StudioSettings(runs=home / "runs", home=home / "made")) as found:
+    with serving(*names, studio=StudioSettings(runs=place / "runs", home=place / "made")) as found:
         yield found
 
 
@@ -63,7 +69,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         opened.append(context)
         context.set_default_timeout(20_000)
         made: Page = context.new_page()
-        home = server.url.removesuffix("v1")
+        url = home(server)
 
         def note(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning") and not (told_of and told_of in message.text):
@@ -71,8 +77,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
         made.on("console", note)
         made.on("pageerror", lambda error: told.append(f"error: {error}"))
-        made.on("request", lambda asked: None if asked.url.startswith(home) else told.append(f"asks {asked.url}"))
-        made.goto(f"{home}#/{page}")
+        made.on("request", lambda asked: None if asked.url.startswith(url) else told.append(f"asks {asked.url}"))
+        made.goto(f"{url}#/{page}")
         return made
 
     yield open_page

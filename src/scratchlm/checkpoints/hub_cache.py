@@ -47,6 +47,15 @@ def repository_folder(hub_id: str) -> Path:
     return hub_cache_folder() / f"models--{hub_id.replace('/', '--')}"
 
 
+def fetched_ids() -> list[str]:
+    """The ids of the models that this cache has something of, whoever fetched it."""
+    try:
+        names = sorted(path.name.removeprefix("models--") for path in hub_cache_folder().glob("models--*--*"))
+    except OSError:
+        return []
+    return [hub_id for name in names if is_hub_id(hub_id := name.replace("--", "/", 1))]
+
+
 def record_path(hub_id: str, commit: str) -> Path:
     """Our record of what we fetched; in our cache, since the hub's is not ours to add to."""
     return models_folder() / "hub" / f"{hub_id.replace('/', '--')}--{commit}.json"

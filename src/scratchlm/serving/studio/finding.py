@@ -1,10 +1,11 @@
-"""The models that the studio's pages offer: those that are served, those of the catalogue that are here, and runs."""
+"""The models that the studio's pages offer: those that are served, those that were fetched, and runs."""
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from scratchlm.checkpoints.catalogue import Located, entries, find_pulled, resolve
+from scratchlm.checkpoints.hub_cache import fetched_ids
 from scratchlm.checkpoints.run import DESCRIPTION
 from scratchlm.errors import UserError
 from scratchlm.serving.errors import ApiError
@@ -41,11 +42,9 @@ def run_folder(root: Path, name: str) -> Path:
     Raises:
         ApiError: there is none.
     """
-    parts = PurePath(name)
-    if name and "\\0" not in name and not parts.is_absolute() and not parts.drive and ".." not in parts.parts:
-        folder = root / parts
-        if (folder / DESCRIPTION).is_file():
-            return folder
+    for run in runs_below(root):  # no path of a client's own making reaches the disk
+        if run.relative_to(root).as_posix() == name:
+            return run
     raise ApiError(404, f"there is no run {name[:80]!r} in {root}", param="run")
 
 
@@ -67,7 +66,7 @@ def offered(models: Registry) -> dict[str, Path]:
 
 def _fetched() -> list[tuple[str, Path]]:
     found = []
-    for name in entries():
+    for name in (*entries(), *fetched_ids()):
         try:
             located = find_pulled(name)
         except UserError:  # damaged, which the page of models tells

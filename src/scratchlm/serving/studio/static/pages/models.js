@@ -5,6 +5,7 @@ import { styles } from "../styles.js";
 await styles("pages/models.css");
 
 export const title = "Models";
+const HUB_ID = String.raw`[\w.\-]+\/[\w.\-]+`; // organisation/name
 
 export function Page() {
   const [quick, setQuick] = useState(false);
@@ -147,7 +148,7 @@ function Catalogue({ data, act }) {
       <table>${head("Model", "parameters")}<tbody>${data.catalogue.map((one) => row(one, one.size))}</tbody></table>
       <form class="row hub" onSubmit=${(event) => (event.preventDefault(), pull(hub.trim()))}>
         <${Field} id="hub" label="Or any model of the hub" hint="organisation/name; only safetensors are fetched">
-          <input id="hub" value=${hub} required pattern="[^/]+/[^/]+" onInput=${(event) => setHub(event.target.value)} />
+          <input id="hub" value=${hub} required pattern=${HUB_ID} onInput=${(event) => setHub(event.target.value)} />
         <//>
         <button>Fetch</button>
       </form>
