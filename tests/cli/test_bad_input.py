@@ -161,6 +161,8 @@ TABLE: list[tuple[str, str]] = [
     ("serve gpt --memory 0.000001", "GB|--slots|--memory"),
     ("serve gpt --precision int3", "int3|int4"),
     ("serve gpt --store nowhere", "nowhere|scratchlm index"),
+    ("serve gpt --runs text.txt", "text.txt is a file|--runs"),
+    ("serve gpt --studio-dir text.txt", "text.txt is a file|--studio-dir"),
     ("predict bert --text Rumi", "bert"),
     ("finetune nowhere --data no.jsonl --out new", "no.jsonl"),
     ("finetune gpt --data no.jsonl --method prefix --out new", "prefix|full, lora, qlora"),

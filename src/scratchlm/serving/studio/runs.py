@@ -145,16 +145,16 @@ def _use(model: Mapping[str, Any]) -> str:
 def _state(folder: Path, changed: float) -> str:
     """``finished``, ``training`` or ``stopped``. A lock that is left over from a process that was killed looks like
     one that is held, so that what has been silent for long counts as stopped."""
-    if (folder / ".lock").exists() and time.time() - changed < _SILENCE + _interval(folder):
+    if (folder / ".lock").exists() and time.time() - changed < max(_SILENCE, _patience(folder)):
         return "training"
     return "finished" if _changed(folder / CARD) >= _changed(folder / METRICS) > 0 else "stopped"
 
 
-def _interval(folder: Path) -> float:
-    """Some times the seconds between two records."""
+def _patience(folder: Path) -> float:
+    """Five times the seconds between two records, where there are two."""
     seconds = [record.get("seconds") for record in _records(folder)[-2:]]
     pair = [one for one in seconds if isinstance(one, int | float)]
-    return 5.0 * (pair[1] - pair[0]) if len(pair) == 2 else _SILENCE
+    return 5.0 * (pair[1] - pair[0]) if len(pair) == 2 else 0.0
 
 
 def _changed(path: Path) -> float:
