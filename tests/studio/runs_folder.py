@@ -34,7 +34,7 @@ def write_run(
         held = {"validation_loss": 1.2 + 3 * math.exp(-rate * step)} if step % 50 == 0 else {}
         run.append_metrics(record(step, rate, **held))
     if finished:
-        run.write_card(f"# {folder.name}\n\nA decoder.\n")
+        run.write_card(f"# {folder.name}\n\nA decoder.\n\n| | |\n| --- | --- |\n| ended | finished |\n")
     return run
 
 

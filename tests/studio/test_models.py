@@ -26,7 +26,7 @@ from scratchlm.serving.studio.settings import StudioSettings
 from ..checkpoints.hub_server import MODEL, Hub
 from ..checkpoints.hub_server import serving as serving_hub
 from ..serving.conftest import serving, wait_for
-from .conftest import home
+from .conftest import findings, home
 
 
 @pytest.fixture
@@ -199,3 +199,4 @@ def test_the_page_fetches_serves_and_exports(
     page.get_by_label("By the name").fill("../out")
     page.get_by_role("button", name="Export").click()
     expect(page.get_by_role("alert")).to_contain_text("no good name")
+    assert findings(page) == []

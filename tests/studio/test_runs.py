@@ -19,7 +19,7 @@ from playwright.sync_api import Page, expect
 from scratchlm.api import load
 from scratchlm.serving.server import Server
 
-from .conftest import home
+from .conftest import findings, home
 from .runs_folder import record, write_report, write_run
 
 
@@ -78,6 +78,15 @@ def test_a_run_trains_as_long_as_its_lock_is_held_and_it_logs(studio: Server, ro
     assert get(studio, "")["runs"][0]["state"] == "stopped"  # killed: nobody took the lock away
     run.append_metrics(record(210))
     assert get(studio, "")["runs"][0]["state"] == "training"
+
+
+def test_how_a_run_ended_is_read_from_its_card(studio: Server, root: Path, runs: Path) -> None:
+    shutil.copytree(runs / "gpt", root / "gpt")
+    assert get(studio, "")["runs"][0]["state"] == "finished"
+    card = root / "gpt" / "README.md"
+    for end, state in (("patience", "finished"), ("interrupted", "stopped")):
+        card.write_text(re.sub(r"\| ended \| \w+ \|", f"| ended | {end} |", card.read_text("utf-8")), encoding="utf-8")
+        assert get(studio, "")["runs"][0]["state"] == state
 
 
 def test_curves_are_the_logged_numbers_and_what_is_no_number_is_missing(studio: Server, root: Path) -> None:
@@ -193,6 +202,7 @@ def test_curves_of_several_runs_lie_over_one_another_and_grow(
     expect(last).to_contain_text("0.7512", timeout=15_000)
     expect(picture).to_have_accessible_name(re.compile("0.7512 at 110"))
     assert "run=slow&run=fast" in page.url
+    assert findings(page) == []
     page.get_by_label("Along").select_option("seconds")
     expect(picture).to_have_accessible_name(re.compile("0.7512 at 11;"))
     page.get_by_label("logarithmic").check()
@@ -202,16 +212,19 @@ def test_curves_of_several_runs_lie_over_one_another_and_grow(
 
 def test_settings_side_by_side_show_what_differs(studio: Server, root: Path, visit: Callable[..., Page]) -> None:
     write_run(root / "a")
-    write_run(root / "b", batch_size=16)
+    write_report(write_run(root / "b", batch_size=16).path)
     page = visit(studio, "runs?run=a&run=b")
     page.get_by_role("tab", name="Curves").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("tab", name="Settings")).to_be_focused()
+    expect(page.get_by_role("tab", name="Compare")).to_be_focused()
     trained = page.get_by_role("region", name="How it is trained")
     expect(trained.get_by_role("row")).to_have_count(2)
     expect(trained.get_by_role("row", name="batch_size")).to_contain_text("816")
+    measured = page.get_by_role("region", name="What was measured")
+    expect(measured.get_by_role("row", name="after.perplexity")).to_contain_text("–4.25")
     page.get_by_label("only what differs").uncheck()
     expect(trained.get_by_role("row", name="optimizer")).to_contain_text("adamw")
+    assert findings(page) == []
     page.get_by_role("tab", name="About").click()
     expect(page.get_by_text("A decoder.").first).to_be_visible()
 
@@ -235,3 +248,4 @@ def test_runs_write_side_by_side_and_show_what_they_kept(
     expect(page.get_by_role("region", name="What gpt says").locator("pre")).to_have_text(written)
     page.get_by_text("before: Who?").click()
     expect(page.get_by_text("Bob.")).to_be_visible()
+    assert findings(page) == []

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from scratchlm.opening import open_model, open_tokenizer
 from scratchlm.serving.server import Server
 
-from .conftest import home
+from .conftest import findings, home
 
 
 def cut(studio: Server, text: str, *names: str, special: bool = False, status: int = 200) -> Any:
@@ -89,6 +89,7 @@ def test_the_page_shows_how_each_cuts(studio: Server, visit: Callable[..., Page]
     for _ in range(6):
         page.keyboard.press("ArrowRight")
     expect(page.get_by_text("Token 6: number")).to_contain_text("the bytes c3: a part of a character")
+    assert findings(page) == []
     page.get_by_label("Show tokens as").select_option("ids")
     expect(letters.locator(".token").first).to_have_text(
         str(studio.models.served["chat"].loaded.tokenizer.encode("T")[0])

@@ -219,7 +219,7 @@ class Registry:
     @property
     def used(self) -> int:
         """Bytes that the models in memory may take at most."""
-        return sum(self.needs(one) for one in self.served.values() if one.loaded is not None)
+        return sum(self.needs(one) for one in list(self.served.values()) if one.loaded is not None)
 
     def find(self, name: str) -> Served:
         """The model of a name.

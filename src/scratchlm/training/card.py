@@ -108,6 +108,12 @@ It has what its base can do, and what the rows above taught it, right or wrong. 
 """
 
 
+def how_it_ended(card: str) -> str | None:
+    """What the card of a run says of its end: ``finished``, ``patience`` or ``interrupted``; None for other texts."""
+    rows = (line.split("|") for line in card.splitlines())
+    return next((row[2].strip() for row in rows if len(row) == 4 and row[1].strip() == "ended"), None)
+
+
 def _course(result: FitResult) -> list[tuple[str, str]]:
     """How a training went."""
     rows = [

@@ -55,7 +55,7 @@ def served_name(root: Path, run: Path) -> str:
 
 def offered(models: Registry) -> dict[str, Path]:
     """Every model that a page may name, and where it lies: the served first, each place once."""
-    found = {name: one.located.path for name, one in models.served.items()}
+    found = {name: one.located.path for name, one in list(models.served.items())}  # others may be added meanwhile
     seen = {path.resolve() for path in found.values()}
     for name, path in [*_fetched(), *_runs(models)]:
         if name not in found and path.resolve() not in seen:

@@ -104,15 +104,16 @@ def _export(located: Located, folder: Path, asked: ExportRequest) -> Path:
 
 
 def _listed(models: Registry) -> dict[str, Any]:
-    served = {one.located.path.resolve(): name for name, one in models.served.items()}
+    ours = list(models.served.values())  # others may be added meanwhile
+    served = {one.located.path.resolve(): one.name for one in ours}
     catalogue = [{**row, **_on_disk(row["path"])} for row in overview()]
     for row in catalogue:
         row["served"] = served.get(Path(row["path"]).resolve()) if row["path"] else None
-    known = {*models.served, *(row["name"] for row in catalogue)}
+    known = {*(one.name for one in ours), *(row["name"] for row in catalogue)}
     return {
         "budget": models.budget,
         "used": models.used,
-        "served": [_row(models, one) for one in models.served.values()],
+        "served": [_row(models, one) for one in ours],
         "catalogue": catalogue,
         "data": [{**row, **_on_disk(row["path"])} for row in data_overview()],
         "runs": [{"name": name, **_on_disk(str(path))} for name, path in offered(models).items() if name not in known],

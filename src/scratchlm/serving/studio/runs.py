@@ -25,6 +25,7 @@ from scratchlm.reading import read_text
 from scratchlm.serving.errors import JSON, ApiError
 from scratchlm.serving.registry import Loaded, Registry
 from scratchlm.serving.studio.finding import run_folder, runs_below, served_name
+from scratchlm.training.card import how_it_ended
 
 _MOST_POINTS, _MOST_SAMPLES = 1500, 64
 _SILENCE = 120.0
@@ -147,7 +148,10 @@ def _state(folder: Path, changed: float) -> str:
     one that is held, so that what has been silent for long counts as stopped."""
     if (folder / ".lock").exists() and time.time() - changed < max(_SILENCE, _patience(folder)):
         return "training"
-    return "finished" if _changed(folder / CARD) >= _changed(folder / METRICS) > 0 else "stopped"
+    card = folder / CARD  # one that is older than the log is of the training before a resumed one
+    if _changed(card) >= _changed(folder / METRICS) > 0 and how_it_ended(read_text(card)) in ("finished", "patience"):
+        return "finished"
+    return "stopped"
 
 
 def _patience(folder: Path) -> float:

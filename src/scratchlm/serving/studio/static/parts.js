@@ -41,8 +41,10 @@ export function useApi(path, { every = 0 } = {}) {
     if (path === null) return undefined;
     const leaving = new AbortController();
     let timer;
+    let asked = false; // a page that is opened out of sight is filled, too
     async function ask() {
-      if (!document.hidden) {
+      if (!asked || !document.hidden) {
+        asked = true;
         try {
           const data = await api.get(path, { signal: leaving.signal });
           setFound({ path, data, error: null });
@@ -127,15 +129,19 @@ export function Tabs({ label, tabs, chosen, onChoose, children }) {
   const keys = Object.keys(tabs);
   function move(event) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const to = { Home: keys[0], End: keys[keys.length - 1] }[event.key] ?? (step && keys[(keys.indexOf(chosen) + step + keys.length) % keys.length]);
+    const beside = step && keys[(keys.indexOf(chosen) + step + keys.length) % keys.length];
+    const to = { Home: keys[0], End: keys[keys.length - 1] }[event.key] ?? beside;
     if (!to) return;
     event.preventDefault();
     onChoose(to);
     document.getElementById(`${id}-${to}`).focus();
   }
   return html`<div class="tabs" role="tablist" aria-label=${label} onKeyDown=${move}>
-      ${keys.map((key) => html`<button type="button" role="tab" key=${key} id=${`${id}-${key}`} aria-controls=${id}
-        aria-selected=${key === chosen ? "true" : "false"} tabindex=${key === chosen ? 0 : -1} onClick=${() => onChoose(key)}>${tabs[key]}</button>`)}
+      ${keys.map((key) => {
+        const here = key === chosen;
+        return html`<button type="button" role="tab" key=${key} id=${`${id}-${key}`} aria-controls=${id}
+          aria-selected=${String(here)} tabindex=${here ? 0 : -1} onClick=${() => onChoose(key)}>${tabs[key]}</button>`;
+      })}
     </div>
     <div role="tabpanel" id=${id} aria-labelledby=${`${id}-${chosen}`}>${children}</div>`;
 }

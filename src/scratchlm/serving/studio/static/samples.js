@@ -1,5 +1,5 @@
 // Samples of runs: what each model writes now, side by side, and what its training kept.
-import { Busy, Empty, Failure, Field, api, html, say, useEffect, useRef, useState } from "./parts.js";
+import { Busy, Empty, Failure, Field, api, html, number, say, useEffect, useRef, useState } from "./parts.js";
 
 /** `about` is the hook that has what is known of the runs. */
 export function Samples({ runs, about }) {
@@ -15,7 +15,9 @@ export function Samples({ runs, about }) {
     event.preventDefault();
     leaving.current?.abort();
     const mine = (leaving.current = new AbortController());
-    const put = (name, change) => mine === leaving.current && setAnswers((all) => ({ ...all, [name]: { ...all[name], ...change } }));
+    function put(name, change) {
+      if (mine === leaving.current) setAnswers((all) => ({ ...all, [name]: { ...all[name], ...change } }));
+    }
     setAnswers(Object.fromEntries(runs.map((run) => [run.name, { busy: true, text: "" }])));
     const asked = { text, max_tokens: tokens, temperature: heat };
     await Promise.all(
@@ -86,7 +88,9 @@ function Answer({ given }) {
   const { busy, kind } = given;
   return html`
     ${kind === "text" && html`<pre class="text">${given.text}</pre>`}
-    ${kind === "gaps" && given.gaps.map((words, at) => html`<h3>Gap ${at + 1}</h3><${Chances} rows=${words.map((one) => [one.word, one.probability])} />`)}
+    ${kind === "gaps" && given.gaps.map((words, at) => html`
+      <h3>Gap ${at + 1}</h3>
+      <${Chances} rows=${words.map((one) => [one.word, one.probability])} />`)}
     ${kind === "judged" && html`<${Judged} found=${given.judged} />`}
     ${busy && html`<${Busy}>Writing …<//>`}`;
 }
@@ -100,7 +104,10 @@ function Chances({ rows }) {
 
 function Judged({ found }) {
   if (found.probabilities) return html`<${Chances} rows=${Object.entries(found.probabilities)} />`;
-  if (found.words) return html`<p>${found.words.map((word) => html`<span class="tagged">${word.text} <small>${word.label}</small></span> `)}</p>`;
+  if (found.words) {
+    const tagged = (word) => html`<span class="tagged">${word.text} <small>${word.label}</small></span> `;
+    return html`<p>${found.words.map(tagged)}</p>`;
+  }
   return html`<p>Reward: <strong>${found.reward === null ? "none" : found.reward.toFixed(3)}</strong></p>`;
 }
 
@@ -111,9 +118,11 @@ function Kept({ runs, about }) {
     if (!samples) return null;
     return html`<section class="card" key=${run.name}>
       <h2>What the training of ${run.name} kept</h2>
-      ${!samples.length && html`<${Empty}>No samples: a fine-tuning keeps those of its report, PPO and GRPO those of their rollouts.<//>`}
+      ${!samples.length && html`<${Empty}>No samples: a fine-tuning keeps those of its report, PPO and GRPO those of
+        their rollouts.<//>`}
       ${samples.map((one) => html`<details>
-        <summary>${one.when}: ${one.prompt.slice(0, 80)}${one.reward !== undefined && html` <small>reward ${one.reward?.toFixed(3)}</small>`}</summary>
+        <summary>${one.when}: ${one.prompt.slice(0, 80)}
+          ${one.reward !== undefined && html` <small>reward ${number(one.reward)}</small>`}</summary>
         <h3>Prompt</h3><pre class="text">${one.prompt}</pre>
         <h3>Output</h3><pre class="text">${one.output}</pre>
         ${one.reference && html`<h3>Reference</h3><pre class="text">${one.reference}</pre>`}

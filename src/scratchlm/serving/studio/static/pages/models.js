@@ -49,12 +49,18 @@ function Jobs({ jobs }) {
   return html`<section class="card"><h2>Under way, and lately</h2><ul class="jobs">
     ${jobs.map((job) => html`<li key=${job.number}>
       <strong>${job.what === "pull" ? "Fetching" : "Exporting"} ${job.name}</strong>: ${STATES[job.state]}
-      ${job.state === "running" && job.total > 0 && html`<progress max=${job.total} value=${job.done} aria-label=${`Of ${job.name}`}></progress> ${bytes(job.done)} of ${bytes(job.total)} `}
-      ${job.state === "running" && job.total === 0 && html`<progress aria-label=${`Of ${job.name}`}></progress>`}
+      ${job.state === "running" && html`<${Progress} job=${job} />`}
       ${job.state === "failed" ? html`<${Failure} error=${{ message: job.said }} />` : html` <small>${job.said}</small>`}
       ${job.path && html`<code>${job.path}</code>`}
     </li>`)}
   </ul></section>`;
+}
+
+function Progress({ job }) {
+  const label = `Of ${job.name}`;
+  if (!job.total) return html`<progress aria-label=${label}></progress>`;
+  return html`<progress max=${job.total} value=${job.done} aria-label=${label}></progress>
+    ${bytes(job.done)} of ${bytes(job.total)}${" "}`;
 }
 
 function Served({ data }) {
@@ -68,7 +74,7 @@ function Served({ data }) {
         <th scope="col" class="figure">on disk</th><th scope="col" class="figure">memory at most</th>
         <th scope="col" class="figure">context</th><th scope="col">licence</th><th scope="col">in memory</th></tr></thead>
       <tbody>${data.served.map((one) => html`<tr key=${one.name}>
-        <th scope="row">${one.chat_template && one.architecture === "decoder" ? html`<a href=${link("chat", { model: one.name })}>${one.name}</a>` : one.name}
+        <th scope="row">${chats(one) ? html`<a href=${link("chat", { model: one.name })}>${one.name}</a>` : one.name}
           <small class="path">${one.path}</small></th>
         <td>${one.family} ${one.architecture}, ${one.kind}${one.base ? html` of ${one.base}` : null}</td>
         <td class="figure">${number(one.parameters)}</td><td class="figure">${bytes(one.bytes)}</td>
@@ -79,23 +85,32 @@ function Served({ data }) {
   </section>`;
 }
 
+const chats = (one) => one.chat_template && one.architecture === "decoder";
+
 /** What is on this machine and could be served: fetched models, and runs. */
 function Here({ data, act }) {
   const fetched = data.catalogue.filter((row) => row.here && row.here !== "damaged" && !row.served);
   const rows = [...fetched, ...data.runs];
+  const serve = (name) => act("serve", { name }, `${name} is served`);
   if (!rows.length) return null;
   return html`<section class="card scroll" tabindex="0" aria-label="On this machine">
     <h2>On this machine</h2>
-    <table><thead><tr><th scope="col">Model</th><th scope="col" class="figure">on disk</th><th scope="col"><span class="unseen">Serve</span></th></tr></thead>
+    <table>
+      <thead><tr>
+        <th scope="col">Model</th><th scope="col" class="figure">on disk</th>
+        <th scope="col"><span class="unseen">Serve</span></th>
+      </tr></thead>
       <tbody>${rows.map((row) => html`<tr key=${row.name}>
         <th scope="row">${row.name}</th><td class="figure">${bytes(row.bytes)}</td>
-        <td class="figure"><button type="button" aria-label=${`Serve ${row.name}`} onClick=${() => act("serve", { name: row.name }, `${row.name} is served`)}>Serve</button></td>
-      </tr>`)}</tbody></table>
+        <td class="figure"><button type="button" aria-label=${`Serve ${row.name}`} onClick=${() => serve(row.name)}>Serve</button></td>
+      </tr>`)}</tbody>
+    </table>
   </section>`;
 }
 
 function Export({ data, act }) {
-  const names = [...data.served.map((one) => one.name), ...data.catalogue.filter((row) => row.here && !row.served).map((row) => row.name), ...data.runs.map((row) => row.name)];
+  const fetched = data.catalogue.filter((row) => row.here && row.here !== "damaged" && !row.served);
+  const names = [...data.served, ...fetched, ...data.runs].map((one) => one.name);
   const [model, setModel] = useState(names[0]);
   const [form, setForm] = useState("gguf-f16");
   const [name, setName] = useState("");
@@ -122,7 +137,8 @@ function Export({ data, act }) {
         </select>
       <//>
       <${Field} id="export-name" label="By the name">
-        <input id="export-name" value=${name} placeholder=${proposed} onInput=${(event) => setName(event.target.value)} />
+        <input id="export-name" value=${name} placeholder=${proposed}
+          onInput=${(event) => setName(event.target.value)} />
       <//>
       <button class="main">Export</button>
     </form>
@@ -132,17 +148,20 @@ function Export({ data, act }) {
 function Catalogue({ data, act }) {
   const [hub, setHub] = useState("");
   const pull = (name) => act("pull", { name }, `${name} is being fetched`);
-  const running = new Set(data.jobs.filter((job) => job.what === "pull" && job.state === "running").map((job) => job.name));
-  const state = (row) => {
-    if (row.here === "damaged") return "damaged";
-    return row.here ? bytes(row.bytes) : null;
-  };
+  const pulling = data.jobs.filter((job) => job.what === "pull" && job.state === "running").map((job) => job.name);
   const row = (one, size) => html`<tr key=${one.name}>
     <th scope="row">${one.name}<small class="path">${one.purpose}</small></th><td class="figure">${size}</td>
     <td>${one.licence}${one.gated ? ", gated" : ""}</td>
-    <td class="figure">${state(one)} ${(!one.here || one.here === "damaged") && html`<button type="button" disabled=${running.has(one.name)} aria-label=${`Fetch ${one.name}`} onClick=${() => pull(one.name)}>Fetch</button>`}</td>
+    <td class="figure">
+      ${one.here === "damaged" ? "damaged " : one.here && bytes(one.bytes)}
+      ${(!one.here || one.here === "damaged") && html`<button type="button" disabled=${pulling.includes(one.name)}
+        aria-label=${`Fetch ${one.name}`} onClick=${() => pull(one.name)}>Fetch</button>`}
+    </td>
   </tr>`;
-  const head = (what, size) => html`<thead><tr><th scope="col">${what}</th><th scope="col" class="figure">${size}</th><th scope="col">licence</th><th scope="col" class="figure">here</th></tr></thead>`;
+  const head = (what, size) => html`<thead><tr>
+    <th scope="col">${what}</th><th scope="col" class="figure">${size}</th>
+    <th scope="col">licence</th><th scope="col" class="figure">here</th>
+  </tr></thead>`;
   return html`<section class="card scroll" tabindex="0" aria-label="Models to fetch">
       <h2>Models to fetch</h2>
       <table>${head("Model", "parameters")}<tbody>${data.catalogue.map((one) => row(one, one.size))}</tbody></table>

@@ -9,12 +9,18 @@ await styles("pages/runs.css");
 export const title = "Runs";
 const EVERY = 2500; // milliseconds between looks at the list
 const MOST = 12; // runs over one another
-const VIEWS = { curves: "Curves", settings: "Settings", samples: "Samples", about: "About" };
+const VIEWS = { curves: "Curves", compare: "Compare", samples: "Samples", about: "About" };
 const NAMES = {
   loss: "Loss (nats a label)",
   learning_rate: "Learning rate",
   gradient_norm: "Length of the gradient",
   tokens_per_second: "Tokens a second",
+};
+const GROUPS = {
+  report: "What was measured",
+  made_of: "What it was made of",
+  settings: "How it is trained",
+  model: "The model",
 };
 const STATES = { training: "training", finished: "finished", stopped: "stopped", damaged: "damaged" };
 
@@ -23,7 +29,8 @@ export function Page({ params }) {
   const runs = data?.runs;
   const asked = params.getAll("run");
   const known = runs?.filter((run) => run.state !== "damaged") ?? [];
-  const chosen = asked.length ? asked.filter((name) => known.some((run) => run.name === name)) : known.slice(0, 1).map((run) => run.name);
+  const there = known.map((run) => run.name);
+  const chosen = asked.length ? asked.filter((name) => there.includes(name)) : there.slice(0, 1);
   const view = params.get("view") in VIEWS ? params.get("view") : "curves";
   const show = (change) => go("runs", { run: chosen, view, ...change }, { replace: true });
 
@@ -40,7 +47,7 @@ export function Page({ params }) {
         <${Tabs} label="What is shown of the runs" tabs=${VIEWS} chosen=${view} onChoose=${(to) => show({ view: to })}>
           ${!shown.length && html`<${Empty}>Choose a run.<//>`}
           ${shown.length > 0 && view === "curves" && html`<${Curves} runs=${shown} />`}
-          ${shown.length > 0 && view === "settings" && html`<${Settings} runs=${shown} />`}
+          ${shown.length > 0 && view === "compare" && html`<${Compare} runs=${shown} />`}
           ${shown.length > 0 && view === "samples" && html`<${Samples} runs=${shown} about=${useAbout} />`}
           ${shown.length > 0 && view === "about" && html`<${About} runs=${shown} />`}
         <//>
@@ -51,7 +58,9 @@ export function Page({ params }) {
 function List({ runs, chosen, onChange }) {
   const [sought, setSought] = useState("");
   const found = runs.filter((run) => run.name.toLowerCase().includes(sought.toLowerCase()));
-  const flip = (name) => onChange(chosen.includes(name) ? chosen.filter((one) => one !== name) : [...chosen, name].slice(-MOST));
+  function flip(name) {
+    onChange(chosen.includes(name) ? chosen.filter((one) => one !== name) : [...chosen, name].slice(-MOST));
+  }
   return html`<div class="card runs">
     ${runs.length > 8 && html`<${Field} id="sought" label="Find">
       <input id="sought" type="search" value=${sought} onInput=${(event) => setSought(event.target.value)} />
@@ -61,7 +70,8 @@ function List({ runs, chosen, onChange }) {
       <ul>
         ${found.map((run) => html`<li key=${run.name}>
           <label class="check">
-            <input type="checkbox" checked=${chosen.includes(run.name)} disabled=${run.state === "damaged"} onChange=${() => flip(run.name)} />
+            <input type="checkbox" checked=${chosen.includes(run.name)} disabled=${run.state === "damaged"}
+              onChange=${() => flip(run.name)} />
             <span class="name">${run.name}</span>
             ${chosen.includes(run.name) && html`<${Line} n=${chosen.indexOf(run.name)} />`}
           </label>
@@ -106,7 +116,8 @@ function Curves({ runs }) {
   const panels = useMemo(() => panelsOf(here, axis, keep), [found, axis, keep, runs.map((run) => run.name).join("|")]);
   if (!here.length) {
     if (found.error) return html`<${Failure} error=${found.error} />`;
-    return runs.every((run) => found[run.name]) ? html`<${Empty}>Nothing has been logged yet; it will appear here.<//>` : html`<${Busy} />`;
+    if (!runs.every((run) => found[run.name])) return html`<${Busy} />`;
+    return html`<${Empty}>Nothing has been logged yet; it will appear here.<//>`;
   }
   return html`<${Failure} error=${found.error} />
     <div class="row controls">
@@ -117,14 +128,18 @@ function Curves({ runs }) {
         </select>
       <//>
       <${Field} id="keep" label=${`Smoothed by ${keep}`}>
-        <input id="keep" type="range" min="0" max="0.98" step="0.02" value=${keep} onInput=${(event) => setKeep(Number(event.target.value))} />
+        <input id="keep" type="range" min="0" max="0.98" step="0.02" value=${keep}
+          onInput=${(event) => setKeep(Number(event.target.value))} />
       <//>
-      <label class="check"><input type="checkbox" checked=${log} onChange=${(event) => setLog(event.target.checked)} /> logarithmic</label>
+      <label class="check">
+        <input type="checkbox" checked=${log} onChange=${(event) => setLog(event.target.checked)} /> logarithmic
+      </label>
     </div>
     <div class="columns panels">
       ${panels.map(({ name, series }, at) => html`<section class="card" key=${name}>
         <h2>${NAMES[name] ?? name.replaceAll("_", " ")}</h2>
-        <${Chart} series=${series} label=${NAMES[name] ?? name} xLabel=${axis === "step" ? "step" : "seconds"} log=${log && positive(series)} height=${at ? 200 : 340} />
+        <${Chart} series=${series} label=${NAMES[name] ?? name} xLabel=${axis === "step" ? "step" : "seconds"}
+          log=${log && positive(series)} height=${at ? 200 : 340} />
       </section>`)}
     </div>
     <section class="card scroll" tabindex="0" aria-label="The last figures">
@@ -139,7 +154,9 @@ const positive = (series) => series.every((one) => one.y.every((value) => value 
 function panelsOf(here, axis, keep) {
   const names = [...new Set(here.flatMap(({ columns }) => Object.keys(columns)))];
   const own = names.filter((name) => !["step", "seconds", "validation_loss"].includes(name));
-  const line = ({ run, n, columns }, name, more = {}) => ({ label: run.name, x: columns[axis], y: smoothed(columns[name], more.points ? 0 : keep), n, ...more });
+  function line({ run, n, columns }, name, more = {}) {
+    return { label: run.name, x: columns[axis], y: smoothed(columns[name], more.points ? 0 : keep), n, ...more };
+  }
   return own.map((name) => {
     const having = here.filter(({ columns }) => columns[name]);
     const series = having.map((one) => line(one, name));
@@ -156,7 +173,11 @@ function LastFigures({ here }) {
   const last = (values) => (values ?? []).findLast((value) => value !== null) ?? null;
   const least = (values) => values.filter((value) => value !== null).reduce((a, b) => Math.min(a, b), Infinity);
   return html`<table>
-    <thead><tr><th scope="col">Run</th>${names.map((name) => html`<th scope="col" class="figure">${name.replaceAll("_", " ")}</th>`)}<th scope="col" class="figure">best held out</th></tr></thead>
+    <thead><tr>
+      <th scope="col">Run</th>
+      ${names.map((name) => html`<th scope="col" class="figure">${name.replaceAll("_", " ")}</th>`)}
+      <th scope="col" class="figure">best held out</th>
+    </tr></thead>
     <tbody>${here.map(({ run, n, columns }) => html`<tr key=${run.name}>
       <th scope="row"><${Line} n=${n} /> ${run.name}</th>
       ${names.map((name) => html`<td class="figure">${number(last(columns[name]))}</td>`)}
@@ -171,7 +192,8 @@ function useAbout(runs) {
   const [error, setError] = useState(null);
   useEffect(() => {
     const leaving = new AbortController();
-    Promise.all(runs.map(async ({ name }) => [name, await api.get(`/studio/api/runs/about?run=${encodeURIComponent(name)}`, { signal: leaving.signal })])).then(
+    const ask = (name) => api.get(`/studio/api/runs/about?run=${encodeURIComponent(name)}`, { signal: leaving.signal });
+    Promise.all(runs.map(async ({ name }) => [name, await ask(name)])).then(
       (all) => {
         setFound(Object.fromEntries(all));
         setError(null);
@@ -183,19 +205,19 @@ function useAbout(runs) {
   return { found, error };
 }
 
-function Settings({ runs }) {
+function Compare({ runs }) {
   const { found, error } = useAbout(runs);
   const [differing, setDiffering] = useState(runs.length > 1);
   const here = runs.filter((run) => found[run.name]);
   if (!here.length) return error ? html`<${Failure} error=${error} />` : html`<${Busy} />`;
-  const groups = [["made_of", "What it was made of"], ["settings", "How it is trained"], ["model", "The model"]];
   return html`<${Failure} error=${error} />
     ${runs.length > 1 && html`<label class="check controls">
       <input type="checkbox" checked=${differing} onChange=${(event) => setDiffering(event.target.checked)} /> only what differs
     </label>`}
-    ${groups.map(([part, heading]) => {
-      const all = [...new Set(here.flatMap((run) => Object.keys(found[run.name][part])))];
-      const rows = all.map((name) => ({ name, values: here.map((run) => found[run.name][part][name]) }));
+    ${Object.entries(GROUPS).map(([part, heading]) => {
+      const all = [...new Set(here.flatMap((run) => Object.keys(found[run.name][part] ?? {})))];
+      if (!all.length) return null;
+      const rows = all.map((name) => ({ name, values: here.map((run) => found[run.name][part]?.[name]) }));
       const differ = ({ values }) => values.some((value) => String(value) !== String(values[0]));
       const shown = rows.filter((row) => !differing || here.length < 2 || differ(row));
       return html`<section class="card scroll" key=${part} tabindex="0" aria-label=${heading}>
@@ -205,14 +227,14 @@ function Settings({ runs }) {
           <thead><tr><th scope="col">Setting</th>${here.map((run) => html`<th scope="col">${run.name}</th>`)}</tr></thead>
           <tbody>${shown.map((row) => html`<tr key=${row.name}>
             <th scope="row"><code>${row.name}</code></th>
-            ${row.values.map((value) => html`<td>${here.length > 1 && differ(row) ? html`<strong>${shownValue(value)}</strong>` : shownValue(value)}</td>`)}
+            ${row.values.map((value) => html`<td class=${here.length > 1 && differ(row) ? "differs" : ""}>${shownValue(value)}</td>`)}
           </tr>`)}</tbody>
         </table>`}
       </section>`;
     })}`;
 }
 
-const shownValue = (value) => (value === undefined ? "–" : String(value));
+const shownValue = (value) => (typeof value === "number" ? number(value, 6) : (value ?? "–").toString());
 
 function About({ runs }) {
   const { found, error } = useAbout(runs);
@@ -224,9 +246,6 @@ function About({ runs }) {
       <h2>${run.name}</h2>
       <p><code>${about.path}</code></p>
       ${run.state === "stopped" && html`<p>It stopped before its end. Go on with: <code>${about.resume}</code></p>`}
-      ${about.report && html`<h3>What was measured</h3><div class="scroll" tabindex="0" aria-label="What was measured"><table><tbody>
-        ${Object.entries(about.report).map(([name, value]) => html`<tr><th scope="row"><code>${name}</code></th><td>${number(value)}</td></tr>`)}
-      </tbody></table></div>`}
       ${about.card && html`<h3>Its card</h3><pre class="text">${about.card}</pre>`}
       ${!about.card && html`<${Empty}>Its card is written when the training ends.<//>`}
     </section>`;

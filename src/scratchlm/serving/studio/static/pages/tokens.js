@@ -35,7 +35,8 @@ export function Page({ params }) {
       </fieldset>
       <div>
         <${Field} id="text" label="Text">
-          <textarea id="text" maxlength="20000" spellcheck="false" value=${text} onInput=${(event) => setText(event.target.value)}></textarea>
+          <textarea id="text" maxlength="20000" spellcheck="false" value=${text}
+            onInput=${(event) => setText(event.target.value)}></textarea>
         <//>
         <div class="row controls">
           <${Field} id="view" label="Show tokens as">
@@ -43,7 +44,10 @@ export function Page({ params }) {
               ${Object.entries(VIEWS).map(([key, name]) => html`<option value=${key}>${name}</option>`)}
             </select>
           <//>
-          <label class="check"><input type="checkbox" checked=${special} onChange=${(event) => setSpecial(event.target.checked)} /> special tokens, as the model reads it</label>
+          <label class="check">
+            <input type="checkbox" checked=${special} onChange=${(event) => setSpecial(event.target.checked)} />
+            special tokens, as the model reads it
+          </label>
         </div>
         <${Failure} error=${failure} />
         ${!chosen.length && html`<${Empty}>Choose a tokenizer.<//>`}
@@ -91,7 +95,7 @@ function Summary({ cuts }) {
       <th scope="col" class="figure">bytes a token</th><th scope="col">comes back</th></tr></thead>
     <tbody>${good.map((cut) => html`<tr key=${cut.model}>
       <th scope="row">${cut.model}</th><td>${cut.kind}</td><td class="figure">${number(cut.vocabulary)}</td>
-      <td class="figure">${cut.tokens.length === least && good.length > 1 ? html`<strong>${number(cut.tokens.length)}</strong>` : number(cut.tokens.length)}</td>
+      <td class=${`figure ${cut.tokens.length === least && good.length > 1 ? "least" : ""}`}>${number(cut.tokens.length)}</td>
       <td class="figure">${each(cut, cut.characters)}</td><td class="figure">${each(cut, cut.bytes)}</td>
       <td>${cut.exact ? "exactly" : "changed"}</td>
     </tr>`)}</tbody>
@@ -111,7 +115,9 @@ function shown(token, view) {
 function Cut({ cut, view }) {
   const [at, setAt] = useState(null);
   const token = at === null ? null : cut.tokens?.[at];
-  if (cut.error) return html`<section class="card"><h2>${cut.model}</h2><${Failure} error=${{ message: cut.error }} /></section>`;
+  if (cut.error) {
+    return html`<section class="card"><h2>${cut.model}</h2><${Failure} error=${{ message: cut.error }} /></section>`;
+  }
   function move(event) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
@@ -122,10 +128,16 @@ function Cut({ cut, view }) {
     <h2>${cut.model} <small>${number(cut.tokens.length)} tokens</small></h2>
     <div class=${`tokens ${view}`} tabindex="0" role="group" onKeyDown=${move} onMouseLeave=${() => setAt(null)}
       aria-label=${`Tokens by ${cut.model}; the arrow keys go from one to the next`}>
-      ${cut.tokens.map((one, n) => html`<span key=${n} class=${`token t${n % 5}${one.special ? " special" : ""}${n === at ? " at" : ""}`} onMouseEnter=${() => setAt(n)}>${shown(one, view)}</span>`)}
+      ${cut.tokens.map((one, n) => {
+        const name = `token t${n % 5}${one.special ? " special" : ""}${n === at ? " at" : ""}`;
+        return html`<span key=${n} class=${name} onMouseEnter=${() => setAt(n)}>${shown(one, view)}</span>`;
+      })}
     </div>
-    <p class="detail" aria-live="polite">${token
-      ? html`Token ${at + 1}: number <strong>${token.id}</strong>, spelled <code>${token.spelled}</code>${token.bytes ? html`, the bytes <code>${token.bytes}</code>: a part of a character` : null}${token.special ? ", special" : null}`
-      : html`<span class="faint">Point at a token, or focus the text and use the arrow keys.</span>`}</p>
+    <p class="detail" aria-live="polite">
+      ${token && html`Token ${at + 1}: number <strong>${token.id}</strong>, spelled <code>${token.spelled}</code>`}
+      ${token?.bytes && html`, the bytes <code>${token.bytes}</code>: a part of a character`}
+      ${token?.special && ", special"}
+      ${!token && html`<span class="faint">Point at a token, or focus the text and use the arrow keys.</span>`}
+    </p>
   </section>`;
 }
