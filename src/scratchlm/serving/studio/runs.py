@@ -242,7 +242,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{before}{name}.")
         elif isinstance(value, list):
-            if all(isinstance(one, str | int | float | bool) for one in value):
+            if value and all(isinstance(one, str | int | float | bool) for one in value):
                 found[before + name] = ", ".join(map(str, value[:32]))
         elif value is not None:
             found[before + name] = str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -113,13 +113,16 @@ function Judged({ found }) {
 
 function Kept({ runs, about }) {
   const { found, error } = about(runs);
-  return html`<${Failure} error=${error} />${runs.map((run) => {
-    const samples = found[run.name]?.samples;
-    if (!samples) return null;
+  const here = runs.filter((run) => found[run.name]);
+  const having = here.filter((run) => found[run.name].samples.length);
+  if (here.length && !having.length) {
+    return html`<${Empty}>The trainings kept no samples: a fine-tuning keeps those of its report, PPO and GRPO those of
+      their rollouts.<//>`;
+  }
+  return html`<${Failure} error=${error} />${having.map((run) => {
+    const { samples } = found[run.name];
     return html`<section class="card" key=${run.name}>
       <h2>What the training of ${run.name} kept</h2>
-      ${!samples.length && html`<${Empty}>No samples: a fine-tuning keeps those of its report, PPO and GRPO those of
-        their rollouts.<//>`}
       ${samples.map((one) => html`<details>
         <summary>${one.when}: ${one.prompt.slice(0, 80)}
           ${one.reward !== undefined && html` <small>reward ${number(one.reward)}</small>`}</summary>

@@ -150,8 +150,9 @@ function Catalogue({ data, act }) {
   const pull = (name) => act("pull", { name }, `${name} is being fetched`);
   const pulling = data.jobs.filter((job) => job.what === "pull" && job.state === "running").map((job) => job.name);
   const row = (one, size) => html`<tr key=${one.name}>
-    <th scope="row">${one.name}<small class="path">${one.purpose}</small></th><td class="figure">${size}</td>
-    <td>${one.licence}${one.gated ? ", gated" : ""}</td>
+    <th scope="row">${one.name}
+      <small class="path">${one.purpose}; ${one.licence}${one.gated ? ", to be accepted on the hub" : ""}</small></th>
+    <td class="figure">${size}</td>
     <td class="figure">
       ${one.here === "damaged" ? "damaged " : one.here && bytes(one.bytes)}
       ${(!one.here || one.here === "damaged") && html`<button type="button" disabled=${pulling.includes(one.name)}
@@ -160,7 +161,7 @@ function Catalogue({ data, act }) {
   </tr>`;
   const head = (what, size) => html`<thead><tr>
     <th scope="col">${what}</th><th scope="col" class="figure">${size}</th>
-    <th scope="col">licence</th><th scope="col" class="figure">here</th>
+    <th scope="col" class="figure">here</th>
   </tr></thead>`;
   return html`<section class="card scroll" tabindex="0" aria-label="Models to fetch">
       <h2>Models to fetch</h2>
