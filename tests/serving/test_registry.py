@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from pathlib import Path
@@ -127,3 +128,36 @@ def test_an_adapter_is_a_model_of_its_own_and_names_can_be_given(models: Path, t
         ]
         assert texts[0].choices[0].message.content != texts[1].choices[0].message.content
         assert client.models.retrieve("tuned").loaded  # type: ignore[attr-defined]
+
+
+async def test_models_are_added_while_it_serves(models: Path, tmp_path: Path) -> None:
+    found = registry(models, "chat")
+    other = str(models / "other")
+    twice = await asyncio.gather(*(found.add(other, "more") for _ in range(4)))
+    assert {id(one) for one in twice} == {id(found.served["more"])}
+    assert (await found.add(other, "by another name")).name == "more"
+    with pytest.raises(UserError, match="another model is called 'more'"):
+        await found.add(str(models / "plain"), "more")
+    with pytest.raises(UserError, match="nowhere"):
+        await found.add(str(tmp_path / "nowhere"), "nowhere")
+    found.budget = 1000
+    with pytest.raises(UserError, match="raise --memory"):
+        await found.add(str(models / "plain"), "plain")
+    assert list(found.served) == ["chat", "more"]
+    found.close()
+
+
+async def test_a_model_whose_files_have_changed_is_read_anew_when_nobody_uses_it(models: Path) -> None:
+    found = registry(models, "chat")
+    path = str(models / "chat")
+    async with found.use("chat") as before:
+        os.utime(models / "chat" / "model.safetensors")
+        await found.add(path, "chat")
+        assert found.served["chat"].loaded is before
+    await found.add(path, "chat")
+    assert found.served["chat"].loaded is None
+    async with found.use("chat") as after:
+        assert after is not before
+    await found.add(path, "chat")
+    assert found.served["chat"].loaded is after
+    found.close()

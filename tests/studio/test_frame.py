@@ -151,6 +151,11 @@ def test_no_other_file_is_given_out(studio: Server, path: str) -> None:
     assert httpx.get(f"{home(studio)}studio/static/{path}").status_code == 404
 
 
+def test_the_studio_is_no_part_of_the_api_that_others_use(studio: Server) -> None:
+    paths = httpx.get(f"{home(studio)}openapi.json").json()["paths"]
+    assert [path for path in paths if not path.startswith(("/v1/", "/health", "/metrics"))] == []
+
+
 def test_the_api_can_be_had_alone(models: Path) -> None:
     with serving(str(models / "chat"), studio=None) as server:
         assert httpx.get(home(server)).status_code == 404

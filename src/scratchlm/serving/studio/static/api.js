@@ -11,7 +11,7 @@ export class ApiError extends Error {
 }
 
 /** Keep the key for this tab; it is sent with every request from now on. */
-export function useKey(key) {
+export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 

@@ -1,5 +1,5 @@
 // The frame: which page is shown, the way between them, the theme, and the key where the server wants one.
-import { useKey } from "./api.js";
+import { keepKey } from "./api.js";
 import { Busy, Failure, html, useEffect, useLayoutEffect, useRef, useState } from "./parts.js";
 import { render } from "./vendor/preact-htm.js";
 
@@ -64,7 +64,7 @@ function KeyDialog({ onKey }) {
   }, []);
   function enter(event) {
     event.preventDefault();
-    useKey(new FormData(event.target).get("key").trim());
+    keepKey(new FormData(event.target).get("key").trim());
     event.target.reset();
     dialog.current.close();
     onKey();
