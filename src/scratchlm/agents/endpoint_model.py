@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from scratchlm.agents.call_format import HERMES, call_id
 from scratchlm.agents.model import Choice, Reply, ToolCall
 from scratchlm.generation.sampling import SamplingConfig
-from scratchlm.retrieval.endpoint import Endpoint, Part
+from scratchlm.retrieval.endpoint import Part
 from scratchlm.tokenizers.chat import Message
 
 _ENDS = {"stop": "end", "tool_calls": "end", "function_call": "end", "length": "length"}
+
+
+class Source(Protocol):
+    """Where answers come from: an :class:`~scratchlm.retrieval.endpoint.Endpoint`, or a server in this process."""
+
+    name: str
+    context: int
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """About the tokens that these messages take."""
+
+    def parts(self, body: Mapping[str, Any]) -> Iterator[Part]:
+        """The parts of the answer to a request in OpenAI's form."""
 
 
 class EndpointModel:
@@ -23,7 +36,7 @@ class EndpointModel:
     text. What it does wrong in a call goes back to the model, as of any other model.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Source) -> None:
         self.endpoint, self.name, self.context = endpoint, endpoint.name, endpoint.context
 
     def count(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from scratchlm.checkpoints.catalogue import Located, entries, find_pulled, resolve
 from scratchlm.checkpoints.hub_cache import fetched_ids
+from scratchlm.checkpoints.inspect import inspect
 from scratchlm.checkpoints.run import DESCRIPTION
 from scratchlm.errors import UserError
 from scratchlm.serving.errors import ApiError
@@ -97,3 +100,22 @@ def find_model(models: Registry, name: str) -> Located:
     if path is None:
         raise ApiError(404, f"there is no model {name[:80]!r} here", param="model", code="model_not_found")
     return resolve(path)
+
+
+def talking(models: Registry) -> list[dict[str, Any]]:
+    """The models that can be talked with, decoders with a chat template: ``name``, and whether each is ``served``."""
+    found = []
+    for name, path in offered(models).items():
+        served = models.served.get(name)
+        try:
+            told = served.told if served is not None else _inspected(path, path.stat().st_mtime_ns)
+        except (UserError, OSError):  # damaged, which the page of models tells
+            continue
+        if told["architecture"] == "decoder" and told.get("chat_template"):
+            found.append({"name": name, "served": served is not None})
+    return found
+
+
+@lru_cache(maxsize=512)
+def _inspected(path: Path, _changed: int) -> dict[str, Any]:
+    return inspect(resolve(path))

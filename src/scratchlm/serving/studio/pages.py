@@ -14,12 +14,14 @@ from starlette.responses import Response
 from scratchlm.serving.access import API, STATIC
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
+from scratchlm.serving.studio import agents, chat, runs, tokens
 from scratchlm.serving.studio import models as models_page
-from scratchlm.serving.studio import runs, tokens
 
 PAGES: dict[str, Callable[[Registry], APIRouter]] = {
+    "chat": chat.routes,
     "runs": runs.routes,
     "tokens": tokens.routes,
+    "agents": agents.routes,
     "models": models_page.routes,
 }
 """By the name of the page: what makes the routes under ``/studio/api/NAME``."""
