@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from scratchlm.serving.server import Server
 from scratchlm.serving.studio.settings import StudioSettings
@@ -37,6 +37,7 @@ def browser() -> Iterator[Browser]:
     program = os.environ.get("SCRATCHLM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.skip("no Chromium here; install one (apt-get install chromium) or name it in SCRATCHLM_CHROMIUM")
+    expect.set_options(timeout=20_000)  # machines may be busy
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=program, headless=True, args=list(_QUIET))
         yield found

@@ -1,7 +1,7 @@
 """What a reader thought of answers, kept as the rows that alignment learns from.
 
-``judged.jsonl`` has each answer that got a thumb, in the form of ``align kto``. ``preferences.jsonl`` is made of it: of
-the answers to the same conversation each good one beside each bad one, in the form of ``align dpo``.
+``judged.jsonl`` has each answer that got a thumb, as ``align dpo`` with ``loss=kto`` takes it. ``preferences.jsonl`` is
+made of it, as ``align dpo`` takes it: of the answers to the same conversation each good one beside each bad one.
 """
 
 from __future__ import annotations
