@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
+from scratchlm.generation.engine import Engine
 from scratchlm.serving.server import Server
 from scratchlm.serving.studio.settings import StudioSettings
 
@@ -51,6 +53,18 @@ def studio(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     names = [str(models / name) for name in ("chat", "other", "encoder")]
     with serving(*names, studio=StudioSettings(runs=place / "runs", home=place / "made")) as found:
         yield found
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens come so slowly that there is time to break them off."""
+    step = Engine.step
+
+    def late(self: Engine) -> Any:
+        time.sleep(0.1)
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", late)
 
 
 @pytest.fixture

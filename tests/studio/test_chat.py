@@ -113,10 +113,10 @@ def ask(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
-def set_tokens(page: Page, most: int, heat: str = "0") -> None:
+def set_tokens(page: Page, most: int) -> None:
     page.get_by_text("Settings").click()
     page.get_by_label("Tokens at most").fill(str(most))
-    page.get_by_label("Temperature").fill(heat)
+    page.get_by_label("Temperature").fill("0")
 
 
 def answered(page: Page, model: str, turn: int = 1) -> Locator:
@@ -179,14 +179,15 @@ def test_thumbs_become_pairs_that_alignment_takes(talking: Server, visit: Callab
     expect(page.get_by_text("Thumbs are kept")).to_be_visible()
 
 
+@pytest.mark.usefixtures("slowly")
 def test_stop_edit_and_retry(talking: Server, visit: Callable[..., Page]) -> None:
     page = visit(talking, "chat?model=chat")
-    set_tokens(page, 900, "1")
+    set_tokens(page, 900)
     ask(page, "Tell a long story")
     expect(page.get_by_role("article").locator(".piece").nth(3)).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(answered(page, "chat")).to_contain_text("stopped")
-    page.get_by_label("Tokens at most").fill("10")
+    page.get_by_label("Tokens at most").fill("3")
     first = answered(page, "chat").locator(".said").inner_text()
     answered(page, "chat").get_by_role("button", name="Retry").click()
     expect(page.get_by_text("2 of 2")).to_be_visible()
