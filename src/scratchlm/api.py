@@ -204,22 +204,30 @@ def _tune_alone(model: str, data: str | Path, out: Path, given: dict[str, Any]) 
 
 
 def plot(
-    name: str | Path, out: str | Path | None = None, *, text: str | None = None, vocab_size: int = 256
+    name: str | Path,
+    out: str | Path | None = None,
+    *,
+    text: str | None = None,
+    lens: bool = False,
+    vocab_size: int = 256,
 ) -> list[Path]:
     """Draw a run's curves and, for a ``text``, where each head looks; or a preset's architecture. Returns the files.
 
     Args:
         name: a run folder, or else a preset, which is drawn with a vocabulary of ``vocab_size``.
         out: the folder for the pictures; None for ``figures``, in the run where it is one.
+        lens: draw what each layer would say of the text, too.
 
     Raises:
-        UserError: neither a run nor a preset, no metrics yet, a text that the tokenizer does not know, or a folder that
-            cannot be written.
+        UserError: neither a run nor a preset, no metrics yet, a text that the tokenizer does not know, a lens without
+            a text or of a model that says no words, or a folder that cannot be written.
     """
     # matplotlib takes a third of a second to import, which who only generates should not wait for.
     from scratchlm.evaluation.diagrams import draw_architecture, draw_attention_head
-    from scratchlm.evaluation.plots import plot_attention, plot_curves
+    from scratchlm.evaluation.plots import plot_attention, plot_curves, plot_lens
 
+    if lens and text is None:
+        raise UserError("what each layer would say is told of a text; give one with --text")
     if str(name) in PRESETS and not Path(name).exists():
         folder, config = Path(out or "figures"), model_preset(str(name), vocab_size)
         if text is not None:
@@ -233,7 +241,8 @@ def plot(
     maps: list[Path] = []
     if text is not None:  # first, so that a text that cannot be drawn is told before anything is written
         opened = open_model(name)
-        maps = plot_attention(opened.model, opened.tokenizer, text, folder)
+        maps = [plot_lens(opened.model, opened.tokenizer, text, folder / "logit-lens.png")] if lens else []
+        maps += plot_attention(opened.model, opened.tokenizer, text, folder)
     title = run.path.resolve().name
     return [plot_curves(run.path / "metrics.jsonl", folder / "curves.png", title=title, floor=_floor(run)), *maps]
 

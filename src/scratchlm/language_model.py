@@ -25,7 +25,7 @@ from scratchlm.generation.build import build_engine, build_file_engine, default_
 from scratchlm.generation.chat import reply
 from scratchlm.generation.constraints import Grammar, grammar_of
 from scratchlm.generation.engine import Engine, Token
-from scratchlm.generation.fill import MASK, fill
+from scratchlm.generation.fill import MASK, fill, own_mask
 from scratchlm.generation.generate import Generation, OnText, generate
 from scratchlm.generation.precision import PrecisionName, choose_precision
 from scratchlm.generation.predict import Prediction, Predictor
@@ -235,7 +235,7 @@ class LanguageModel:
         tokenizer = self.tokenizer
         if tokenizer.mask_id is not None:
             before, after = ("".join(map(tokenizer.token, ids)) for ids in (tokenizer.prefix_ids, tokenizer.suffix_ids))
-            text = before + text.replace(MASK, tokenizer.token(tokenizer.mask_id)) + after
+            text = before + own_mask(tokenizer, text) + after
         return fill(self.model, tokenizer, text, top_k)
 
     def evaluate(

@@ -201,6 +201,7 @@ TABLE: list[tuple[str, str]] = [
     ("plot gpt --out text.txt", "text.txt|folder"),
     ("plot dates --text 1.2.1999", "encoder-decoder|encoder"),
     ("plot tinygpt --text Rumi", "preset|run"),
+    ("plot gpt --lens", "text|--text"),
     ("plot tinygpt --vocab-size 0", "--vocab-size|2"),
     # align; more in alignment/test_align_mistakes.py
     ("align", "missing argument|scratchlm align --help"),

@@ -146,6 +146,11 @@ def test_plot_draws_curves_and_attention_maps(command: Command, runs: Path, tmp_
     outcome = command("plot", str(runs / "gpt"), "--text", "Rumi was", "--out", str(tmp_path / "pictures"))
     files = [Path(line) for line in outcome.out.splitlines()]
     assert [file.name for file in files] == ["curves.png", "attention-layer-1.png"]
+    lens = command("plot", str(runs / "gpt"), "--text", "Rumi was", "--lens", "--out", str(tmp_path / "more")).out
+    assert [Path(line).name for line in lens.splitlines()] == [
+        *("curves.png", "logit-lens.png", "attention-layer-1.png")
+    ]
+    files += map(Path, lens.splitlines())
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 

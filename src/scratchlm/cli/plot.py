@@ -21,6 +21,9 @@ def plot(
         str | None,
         typer.Option(help="Draw where each head of each layer looks in this text, too.", show_default=False),
     ] = None,
+    lens: Annotated[
+        bool, typer.Option("--lens", help="Draw what each layer would say at each token of the text, too.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures.", show_default="figures in the run")
     ] = None,
@@ -30,7 +33,7 @@ def plot(
     """Draw a run's curves and attention maps, or a preset's architecture, as PNG files."""
     from scratchlm import api
 
-    files = api.plot(run, out, text=text, vocab_size=vocab_size)
+    files = api.plot(run, out, text=text, lens=lens, vocab_size=vocab_size)
     if json:
         print_json({"files": [str(file) for file in files]})
     else:

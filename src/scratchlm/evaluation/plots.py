@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scratchlm.errors import UserError
-from scratchlm.models import Model, Seq2Seq, evaluating
+from scratchlm.evaluation.looking import logit_lens, read_attention
+from scratchlm.models import Model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +39,8 @@ _STYLE: Any = {
 }
 _VISIBLE_NAMES = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "": "∅"}
 _LONGEST_LABEL = 14
+_MOST_COLUMNS = 24
+"""Tokens in a picture of a logit lens."""
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -128,26 +130,51 @@ def plot_attention(model: Model, tokenizer: Tokenizer, text: str, folder: str | 
     Raises:
         UserError: an encoder-decoder, an empty text, unknown characters, or a folder that cannot be written.
     """
-    if isinstance(model, Seq2Seq):
-        raise UserError("attention maps of one text need a decoder or an encoder, not an encoder-decoder")
-    encoded = tokenizer.encode(text, allow_special=True)
-    if not encoded:
-        raise UserError("the text is empty; give some words to look at")
-    ids = encoded[: model.config.context]
-    with evaluating(model):
-        maps = model.attention_maps(torch.tensor([ids], device=model.head.weight.device))
-    shown = "" if len(ids) == len(encoded) else f" (the first {len(ids)} of {len(encoded)} tokens)"
-    labels = [token_label(tokenizer, token) for token in ids]
+    looks = read_attention(model, tokenizer, text)
+    shown = _shown(len(looks.ids), looks.total)
+    labels = [token_label(tokenizer, token) for token in looks.ids]
     return [
         draw_maps(
-            weights[0].float().cpu().numpy(),
+            weights.float().cpu().numpy(),
             labels,
             Path(folder) / f"attention-layer-{layer}.png",
-            title=f"Layer {layer} of {len(maps)}{shown}",
-            causal=model.causal,
+            title=f"Layer {layer} of {len(looks.maps)}{shown}",
+            causal=looks.causal,
         )
-        for layer, weights in enumerate(maps, 1)
+        for layer, weights in enumerate(looks.maps, 1)
     ]
+
+
+def plot_lens(model: Model, tokenizer: Tokenizer, text: str, out: str | Path) -> Path:
+    """Draw what each layer of a model would say at each token of ``text``, as a PNG: the likeliest token in each field,
+    darker the likelier it is. The top row is what the model says. A long text's first tokens are shown.
+
+    Raises:
+        UserError: as :func:`~scratchlm.evaluation.looking.logit_lens`; or ``out`` cannot be written.
+    """
+    lens = logit_lens(model, tokenizer, text, top=1, most=_MOST_COLUMNS)
+    labels = [token_label(tokenizer, token) for token in lens.ids]
+    shares = np.array([[guess.best[0][1] for guess in layer] for layer in lens.layers])
+    with figure_style():
+        figure = Figure(figsize=(1.6 + 1.05 * len(labels), 1.4 + 0.3 * len(shares)), layout="constrained")
+        panel = figure.subplots()
+        image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
+        for row, layer in enumerate(lens.layers):
+            for column, guess in enumerate(layer):
+                ((token, share),) = guess.best
+                ink = "white" if share > 0.6 else "black"
+                said = token_label(tokenizer, token)
+                panel.text(column, row, said, ha="center", va="center", fontsize=8.5, color=ink, parse_math=False)
+        panel.set_xticks(range(len(labels)), labels, fontsize=8.5, parse_math=False)
+        panel.set_yticks(range(len(shares)), ["embeddings", *(f"layer {n}" for n in range(1, len(shares)))], fontsize=8.5)
+        panel.tick_params(length=0)
+        panel.grid(False)
+        panel.set_xlabel("… after this token" if lens.next else "… in place of this token")
+        figure.colorbar(image, ax=panel, pad=0.01, aspect=30).set_label("probability")
+        figure.suptitle(
+            f"What each layer would say{_shown(len(lens.ids), lens.total)}", x=0.01, ha="left", fontsize=13
+        )
+        return save_figure(figure, Path(out), dpi=110)
 
 
 def draw_maps(maps: np.ndarray, labels: Sequence[str], out: Path, *, title: str, causal: bool) -> Path:
@@ -179,6 +206,10 @@ def draw_maps(maps: np.ndarray, labels: Sequence[str], out: Path, *, title: str,
         bar.set_label("share of attention")
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
         return save_figure(figure, out, dpi=110)
+
+
+def _shown(read: int, total: int) -> str:
+    return "" if read == total else f" (the first {read} of {total} tokens)"
 
 
 def token_label(tokenizer: Tokenizer, token: int) -> str:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 MASK = "[MASK]"
 
 
+def own_mask(tokenizer: Tokenizer, text: str) -> str:
+    """``text`` with the tokenizer's own mask token for each ``[MASK]``, where it has one."""
+    return text if tokenizer.mask_id is None else text.replace(MASK, tokenizer.token(tokenizer.mask_id))
+
+
 @torch.inference_mode()
 def fill(model: Model, tokenizer: Tokenizer, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
     """The ``top_k`` most likely tokens for each ``[MASK]`` of ``text``, with their probabilities, best first.

@@ -100,6 +100,33 @@ class _SingleStack(Stack):
             self.hidden(ids, documents=documents)
             return _recorded(self, cross=False)
 
+    def streams(self, ids: Tensor) -> list[Tensor]:
+        """What goes up from layer to layer, before the final norm: the embeddings, then each block's result, L + 1 of
+        (B, T, C) for token ids (B, T)."""
+        found: list[Tensor] = []
+
+        def keep(_module: nn.Module, _given: Any, result: Tensor) -> None:
+            found.append(result)
+
+        kept = [module.register_forward_hook(keep) for module in (self.embed, *self.blocks)]
+        try:
+            with torch.no_grad():
+                self.stream(ids)
+        finally:
+            for one in kept:
+                one.remove()
+        return found
+
+    def lens(self, stream: Tensor) -> Tensor:
+        """What the head makes of one of :meth:`streams`, as if it were the last: the logit lens (nostalgebraist 2020).
+        (..., C) -> (..., V); of the last stream these are the model's own logits.
+
+        Raises:
+            ValueError: the model has no head.
+        """
+        with torch.no_grad():
+            return self.logits(stream if self.norm is None else self.norm(stream))
+
 
 class Decoder(_SingleStack):
     """A decoder-only model (Radford et al. 2018): each token sees itself and those before it."""
