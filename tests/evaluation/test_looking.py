@@ -86,7 +86,12 @@ def test_a_lens_is_drawn_with_a_row_for_each_layer(tmp_path: Path, monkeypatch: 
 
     seen: list[Any] = []
     save = plots.save_figure
-    monkeypatch.setattr(plots, "save_figure", lambda figure, *place, **how: seen.append(figure) or save(figure, *place, **how))
+
+    def keep(figure: Any, *place: Any, **how: Any) -> Path:
+        seen.append(figure)
+        return save(figure, *place, **how)
+
+    monkeypatch.setattr(plots, "save_figure", keep)
     model, tokenizer = made(context=64)
     path = plot_lens(model, tokenizer, TEXT * 2, tmp_path / "lens.png")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -166,14 +166,13 @@ def plot_lens(model: Model, tokenizer: Tokenizer, text: str, out: str | Path) ->
                 said = token_label(tokenizer, token)
                 panel.text(column, row, said, ha="center", va="center", fontsize=8.5, color=ink, parse_math=False)
         panel.set_xticks(range(len(labels)), labels, fontsize=8.5, parse_math=False)
-        panel.set_yticks(range(len(shares)), ["embeddings", *(f"layer {n}" for n in range(1, len(shares)))], fontsize=8.5)
+        rows = ["embeddings", *(f"layer {number}" for number in range(1, len(shares)))]
+        panel.set_yticks(range(len(rows)), rows, fontsize=8.5)
         panel.tick_params(length=0)
         panel.grid(False)
         panel.set_xlabel("… after this token" if lens.next else "… in place of this token")
         figure.colorbar(image, ax=panel, pad=0.01, aspect=30).set_label("probability")
-        figure.suptitle(
-            f"What each layer would say{_shown(len(lens.ids), lens.total)}", x=0.01, ha="left", fontsize=13
-        )
+        figure.suptitle(f"What each layer would say{_shown(len(lens.ids), lens.total)}", x=0.01, ha="left", fontsize=13)
         return save_figure(figure, Path(out), dpi=110)
 
 

@@ -243,6 +243,12 @@ class Index:
         rows.sort(key=lambda row: row["number"])
         return [hit if row["id"] == hit.id else _hit(row, 0.0) for row in rows]
 
+    def passages(self, file: str) -> list[Hit]:
+        """All chunks of a file, in its order, with the score 0; none where the index has no such file."""
+        condition = f"file = {quoted(file)}"
+        rows = self._read(lambda: self._table.search().where(condition).select(_COLUMNS).to_list())
+        return [_hit(row, 0.0) for row in sorted(rows, key=lambda row: row["number"])]
+
     def files(self) -> list[Entry]:
         """By path."""
         return list(self._read(lambda: read_entries(self._table)).values())

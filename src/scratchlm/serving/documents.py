@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchlm.retrieval.answers import Answer, Answerer
+from scratchlm.retrieval.answers import Answer, Answerer, AnswerSettings
+from scratchlm.retrieval.chat_models import ChatModel, OnText
 from scratchlm.retrieval.followup import Turn
 from scratchlm.retrieval.index import Index
 from scratchlm.retrieval.passages import Hit
@@ -25,11 +26,11 @@ class Documents:
     """
 
     def __init__(self, store: str) -> None:
-        index = Index.open(store)
-        embedder = index.open_embedder()
+        self.index = Index.open(store)
+        self._embedder = self.index.open_embedder()
         self.name, self.created = Path(store).name, int(time.time())
-        self.searcher = Searcher(index, embedder)
-        self._answerer = Answerer(self.searcher, embedder)
+        self.searcher = Searcher(self.index, self._embedder)
+        self._answerer = Answerer(self.searcher, self._embedder)
 
     def search(self, asked: SearchRequest) -> dict[str, Any]:
         """The page of OpenAI's vector store search.
@@ -37,6 +38,7 @@ class Documents:
         Raises:
             UserError: an empty query.
         """
+        self.index.refresh()
         queries = [asked.query] if isinstance(asked.query, str) else asked.query
         best: dict[str, Hit] = {}
         for query in queries:
@@ -69,6 +71,28 @@ class Documents:
         usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         head = envelope("chat.completion", "chatcmpl", self.name)
         return {**head, "choices": [choice], "usage": usage}
+
+    def ask(
+        self,
+        question: str,
+        history: Sequence[Turn] = (),
+        on_text: OnText | None = None,
+        writer: ChatModel | None = None,
+    ) -> Answer:
+        """A cited answer from what is indexed by now.
+
+        Args:
+            writer: writes it; None for sentences of the documents, word for word.
+            on_text: hears it as it comes.
+
+        Raises:
+            UserError: an empty or too long question, or a writer that reads too little.
+        """
+        self.index.refresh()
+        answerer = self._answerer
+        if writer is not None:
+            answerer = Answerer(self.searcher, self._embedder, writer, AnswerSettings(style="write"))
+        return answerer.ask(question, history, on_text)
 
     async def events(self, answer: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """A whole answer as a stream's pieces."""

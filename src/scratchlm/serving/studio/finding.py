@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from scratchlm.checkpoints.catalogue import Located, entries, find_pulled, resolve
 from scratchlm.checkpoints.hub_cache import fetched_ids
@@ -14,6 +17,7 @@ from scratchlm.errors import UserError
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
 
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 _DEPTH, _MOST = 3, 500
 """Folders within folders in which runs are looked for, as ``finetune`` with several methods makes; and runs."""
 
@@ -119,3 +123,32 @@ def talking(models: Registry) -> list[dict[str, Any]]:
 @lru_cache(maxsize=512)
 def _inspected(path: Path, _changed: int) -> dict[str, Any]:
     return inspect(resolve(path))
+
+
+async def serve(models: Registry, name: str) -> str:
+    """Serve the model that a page names, from now on; if it is served already, by whatever name, that one. The name by
+    which it is served.
+
+    Raises:
+        ApiError: none of this name is offered.
+        UserError: it is damaged or too large.
+    """
+    located = await models.work(find_model, models, name)
+    return (await models.add(str(located.path), name)).name
+
+
+def check_memory(doing: str, located: Located) -> None:
+    """See that a model's weights have room in memory as numbers of 32 bits.
+
+    Raises:
+        UserError: they do not, or it is damaged.
+    """
+    needs, free = inspect(located)["memory"]["float32"]["weights"], psutil.virtual_memory().available
+    if needs > free:
+        raise UserError(f"{doing} takes {needs / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError unless a name is good for a new file or folder of the studio's."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name[:80]!r} is no good name; take letters, digits, '.', '_' and '-'")

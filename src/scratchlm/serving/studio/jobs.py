@@ -21,7 +21,7 @@ class Job(Meter):
     """One of them, and how far it has come."""
 
     number: int
-    what: Literal["pull", "export"]
+    what: Literal["pull", "export", "index"]
     name: str
     state: Literal["running", "done", "failed"] = "running"
     said: str = ""
@@ -46,7 +46,7 @@ class Jobs:
     _jobs: list[Job] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
-    def begin(self, what: Literal["pull", "export"], name: str, work: Callable[[Job], Path]) -> dict[str, Any]:
+    def begin(self, what: Literal["pull", "export", "index"], name: str, work: Callable[[Job], Path]) -> dict[str, Any]:
         """Begin one, whose ``work`` returns where its result lies; returns it as it stands.
 
         Raises:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
@@ -15,15 +13,11 @@ from scratchlm.checkpoints.catalogue import Located, overview
 from scratchlm.checkpoints.datasets import data_overview, data_sets
 from scratchlm.checkpoints.download import pull, pull_data
 from scratchlm.checkpoints.files import disk_errors
-from scratchlm.checkpoints.inspect import inspect
-from scratchlm.errors import UserError
 from scratchlm.exporting import export_model
 from scratchlm.serving.errors import JSON
 from scratchlm.serving.registry import Registry, Served
-from scratchlm.serving.studio.finding import find_model, offered
+from scratchlm.serving.studio.finding import check_memory, check_name, find_model, offered, serve
 from scratchlm.serving.studio.jobs import Job, Jobs
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 
 class PullRequest(BaseModel):
@@ -69,16 +63,14 @@ def routes(models: Registry) -> APIRouter:
         return JSON(jobs.begin("pull", asked.name, lambda job: _pull(asked.name, job)))
 
     @router.post("/serve")
-    async def serve(asked: ServeRequest) -> Response:
+    async def serve_too(asked: ServeRequest) -> Response:
         """Serve one that is here; it is read in when it is first asked."""
-        located = await models.work(find_model, models, asked.name)
-        return JSON({"model": (await models.add(str(located.path), asked.name)).name})
+        return JSON({"model": await serve(models, asked.name)})
 
     @router.post("/export")
     async def export(asked: ExportRequest) -> Response:
         """Write one, with its adapter worked in where it is one, into the studio's folder."""
-        if not _FILE_NAME.fullmatch(asked.name):
-            raise UserError(f"{asked.name[:80]!r} is no good name; take letters, digits, '.', '_' and '-'")
+        check_name(asked.name)
         located = await models.work(find_model, models, asked.model)
         return JSON(jobs.begin("export", asked.model, lambda _job: _export(located, exports, asked)))
 
@@ -91,9 +83,7 @@ def _pull(name: str, job: Job) -> Path:
 
 
 def _export(located: Located, folder: Path, asked: ExportRequest) -> Path:
-    needs, free = inspect(located)["memory"]["float32"]["weights"], psutil.virtual_memory().available
-    if needs > free:
-        raise UserError(f"writing {asked.model} takes {needs / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free")
+    check_memory(f"writing {asked.model}", located)
     with disk_errors(str(folder), "name another folder with --studio-dir"):
         folder.mkdir(parents=True, exist_ok=True)
     ending = ".gguf" if asked.to == "gguf" and not asked.name.endswith(".gguf") else ""

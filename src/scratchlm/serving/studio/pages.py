@@ -14,14 +14,16 @@ from starlette.responses import Response
 from scratchlm.serving.access import API, STATIC
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
-from scratchlm.serving.studio import agents, chat, runs, tokens
+from scratchlm.serving.studio import agents, attention, chat, documents, runs, tokens
 from scratchlm.serving.studio import models as models_page
 
 PAGES: dict[str, Callable[[Registry], APIRouter]] = {
     "chat": chat.routes,
     "runs": runs.routes,
+    "attention": attention.routes,
     "tokens": tokens.routes,
     "agents": agents.routes,
+    "documents": documents.routes,
     "models": models_page.routes,
 }
 """By the name of the page: what makes the routes under ``/studio/api/NAME``."""

@@ -61,11 +61,11 @@ def _cut(models: Registry, name: str, asked: CutRequest) -> dict[str, Any]:
         "characters": len(asked.text),
         "bytes": len(asked.text.encode("utf-8", "replace")),
         "exact": tokenizer.decode(ids, skip_special=asked.special) == asked.text,
-        "tokens": [_told(tokenizer, token, first=not number) for number, token in enumerate(ids)],
+        "tokens": [told_token(tokenizer, token, first=not number) for number, token in enumerate(ids)],
     }
 
 
-def _told(tokenizer: Tokenizer, token: int, *, first: bool) -> dict[str, Any]:
+def told_token(tokenizer: Tokenizer, token: int, *, first: bool) -> dict[str, Any]:
     """One token: its id, how the vocabulary spells it, and the text that it adds; a part of a character as bytes."""
     told: dict[str, Any] = {"id": token, "spelled": tokenizer.token(token)}
     if token in tokenizer.special_ids:

@@ -17,10 +17,11 @@ export function keepKey(key) {
 
 async function send(path, { method = "GET", body, signal } = {}) {
   const headers = {};
-  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const raw = body instanceof Blob;
+  if (body !== undefined) headers["Content-Type"] = raw ? "application/octet-stream" : "application/json";
   const key = sessionStorage.getItem(KEY);
   if (key) headers.Authorization = `Bearer ${key}`;
-  const data = body === undefined ? undefined : JSON.stringify(body);
+  const data = body === undefined || raw ? body : JSON.stringify(body);
   let answer;
   try {
     answer = await fetch(path, { method, headers, body: data, signal });
@@ -39,7 +40,7 @@ export async function get(path, { signal } = {}) {
   return (await send(path, { signal })).json();
 }
 
-/** Send JSON, get JSON. */
+/** Send JSON, or a Blob as it is, and get JSON. */
 export async function post(path, body, { signal } = {}) {
   return (await send(path, { method: "POST", body, signal })).json();
 }

@@ -1,5 +1,5 @@
 // Curves, drawn by uPlot in the theme's colours.
-import { colour, html, number, useEffect, useRef } from "./parts.js";
+import { colour, html, number, useEffect, useRef, useTheme } from "./parts.js";
 import { styles } from "./styles.js";
 import uPlot from "./vendor/uplot.js";
 
@@ -32,6 +32,7 @@ export function smoothed(values, keep) {
  *  dashes, and `points` marks each value. Drag over it to look closer, double-click to see all again. */
 export function Chart({ series, xLabel, label, log = false, height = 320 }) {
   const place = useRef(null);
+  const theme = useTheme();
   useEffect(() => {
     let plot = null;
     function draw() {
@@ -39,18 +40,13 @@ export function Chart({ series, xLabel, label, log = false, height = 320 }) {
       plot = new uPlot(options(place.current, series, { xLabel, log, height }), uPlot.join(series.map((s) => [s.x, s.y])), place.current);
     }
     const sized = new ResizeObserver(() => plot?.setSize({ width: place.current.clientWidth, height }));
-    const system = matchMedia("(prefers-color-scheme: dark)");
     draw();
     sized.observe(place.current);
-    system.addEventListener("change", draw);
-    window.addEventListener("scratchlm-theme", draw);
     return () => {
       sized.disconnect();
-      system.removeEventListener("change", draw);
-      window.removeEventListener("scratchlm-theme", draw);
       plot.destroy();
     };
-  }, [series, xLabel, log, height]);
+  }, [series, xLabel, log, height, theme]);
   return html`<div class="chart" ref=${place} role="img" aria-label=${`${label}. ${summary(series)}`}></div>`;
 }
 

@@ -123,6 +123,30 @@ export function colour(name) {
   return found;
 }
 
+/** The theme's turn: another number when the colours have changed, for what draws itself. */
+export function useTheme() {
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    const changed = () => setTurn((n) => n + 1);
+    const system = matchMedia("(prefers-color-scheme: dark)");
+    system.addEventListener("change", changed);
+    window.addEventListener("scratchlm-theme", changed);
+    return () => {
+      system.removeEventListener("change", changed);
+      window.removeEventListener("scratchlm-theme", changed);
+    };
+  }, []);
+  return turn;
+}
+
+/** Probabilities by name: `rows` is [[name, 0 to 1]]. */
+export function Chances({ rows }) {
+  return html`<table><tbody>${rows.map(([name, value]) => html`<tr key=${name}>
+    <th scope="row">${name}</th><td class="figure">${(100 * value).toFixed(1)} %</td>
+    <td class="bar" aria-hidden="true"><span style=${{ width: `${100 * value}%` }}></span></td>
+  </tr>`)}</tbody></table>`;
+}
+
 /** Tabs: `tabs` is { key: title }; the children are what the chosen one shows. Arrow keys go from tab to tab. */
 export function Tabs({ label, tabs, chosen, onChoose, children }) {
   const id = useMemo(() => `tabs-${Math.random().toString(36).slice(2)}`, []);

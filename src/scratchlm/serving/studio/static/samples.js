@@ -1,5 +1,5 @@
 // Samples of runs: what each model writes now, side by side, and what its training kept.
-import { Busy, Empty, Failure, Field, api, html, number, say, useEffect, useRef, useState } from "./parts.js";
+import { Busy, Chances, Empty, Failure, Field, api, html, number, say, useEffect, useRef, useState } from "./parts.js";
 
 /** `about` is the hook that has what is known of the runs. */
 export function Samples({ runs, about }) {
@@ -93,13 +93,6 @@ function Answer({ given }) {
       <${Chances} rows=${words.map((one) => [one.word, one.probability])} />`)}
     ${kind === "judged" && html`<${Judged} found=${given.judged} />`}
     ${busy && html`<${Busy}>Writing …<//>`}`;
-}
-
-function Chances({ rows }) {
-  return html`<table><tbody>${rows.map(([name, value]) => html`<tr key=${name}>
-    <th scope="row">${name}</th><td class="figure">${(100 * value).toFixed(1)} %</td>
-    <td class="bar" aria-hidden="true"><span style=${{ width: `${100 * value}%` }}></span></td>
-  </tr>`)}</tbody></table>`;
 }
 
 function Judged({ found }) {

@@ -1,6 +1,7 @@
 // Tokens: how the tokenizer of each model cuts a text.
 import { Busy, Empty, Failure, Field, api, go, html, number, useApi, useEffect, useState } from "../parts.js";
 import { styles } from "../styles.js";
+import { shown } from "../token.js";
 
 await styles("pages/tokens.css");
 
@@ -102,14 +103,10 @@ function Summary({ cuts }) {
   </table></section>`;
 }
 
-const VISIBLE = { "\n": "↵\n", "\t": "⇥", "\r": "␍" };
-
-/** A token as it is shown: spaces stay, what cannot be seen gets a sign, a part of a character is told in bytes. */
-function shown(token, view) {
+/** A token in the way that is asked for. */
+function seen(token, view) {
   if (view === "ids") return String(token.id);
-  if (view === "spelled") return token.spelled;
-  if (token.bytes) return token.bytes.split(" ").map((byte) => `‹${byte}›`).join("");
-  return token.text.replace(/[\n\t\r]/g, (sign) => VISIBLE[sign]);
+  return view === "spelled" ? token.spelled : shown(token);
 }
 
 function Cut({ cut, view }) {
@@ -130,7 +127,7 @@ function Cut({ cut, view }) {
       aria-label=${`Tokens by ${cut.model}; the arrow keys go from one to the next`}>
       ${cut.tokens.map((one, n) => {
         const name = `token t${n % 5}${one.special ? " special" : ""}${n === at ? " at" : ""}`;
-        return html`<span key=${n} class=${name} onMouseEnter=${() => setAt(n)}>${shown(one, view)}</span>`;
+        return html`<span key=${n} class=${name} onMouseEnter=${() => setAt(n)}>${seen(one, view)}</span>`;
       })}
     </div>
     <p class="detail" aria-live="polite">
