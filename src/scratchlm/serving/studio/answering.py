@@ -26,7 +26,7 @@ class _Stopped(Exception):  # noqa: N818
 
 
 class ServedWriter:
-    """A served model that writes answers, as a :class:`~scratchlm.retrieval.chat_models.ChatModel`: side by side with its
+    """A served model that writes answers, a :class:`~scratchlm.retrieval.chat_models.ChatModel`: side by side with its
     other texts, and always what it finds likeliest. Its methods are for another thread than the event loop's.
     """
 

@@ -147,7 +147,7 @@ class Shelf:
             (self._files / name).mkdir(parents=True)
 
     def put(self, name: str, piece: Upload) -> bool:
-        """Take in a piece of a file. The last one, at which True is returned, puts the file in the place of any other of
+        """Take in a piece of a file. The last one, at which True is returned, puts the file in the place of another of
         its name.
 
         Raises:

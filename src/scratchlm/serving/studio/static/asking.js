@@ -1,5 +1,5 @@
 // Questions to documents: the answer as it comes, then its sentences, each with the places that it comes from.
-import { Failure, Field, api, html, say, useEffect, useRef, useState } from "./parts.js";
+import { Failure, Field, api, html, number, say, useEffect, useRef, useState } from "./parts.js";
 
 /** `open` shows a source: it is given { name, file, start, end, quote }. */
 export function Ask({ name, writers, open }) {
@@ -66,7 +66,8 @@ function Turn({ turn, name, open, busy }) {
           <${Places} answer=${answer} name=${name} open=${open} />`
       : html`<p>${answer ? answer.text : text}${busy && html`<span class="spinner waits" aria-hidden="true"></span>`}</p>`}
     ${answer && html`<p class="faint">${answer.refused ? "The likeliest sentence answers" : "An answer is there"} with probability
-      ${" "}${answer.confidence.toFixed(2)}; ${Math.round(answer.timings.total)} ms.</p>`}
+      ${" "}${answer.confidence.toFixed(2)}; ${number(answer.timings.total / 1000, 2)} s.</p>`}
+    ${answer?.refused && answer.hits.length > 0 && html`<p class="faint">What is nearest:</p><${Nearest} hits=${answer.hits} name=${name} open=${open} />`}
     ${stopped && html`<p class="faint">Stopped.</p>`}
     ${answer?.dropped.map((one) => html`<p class="faint">Left out of ${one.file} (${one.why}): ${one.text.slice(0, 120)}</p>`)}
   </article>`;
@@ -88,5 +89,11 @@ function Places({ answer, name, open }) {
   }
   return html`<ul class="places">${[...places.values()].map((cited) => html`<li key=${cited.place}>
     <span class="faint">[${cited.number}]</span> <button type="button" class="link" onClick=${() => open(asSource(name, cited))}>${cited.place}</button>
+  </li>`)}</ul>`;
+}
+
+function Nearest({ hits, name, open }) {
+  return html`<ul class="places">${hits.map((hit) => html`<li key=${hit.id}>
+    <button type="button" class="link" onClick=${() => open(asSource(name, hit))}>${hit.file}, lines ${hit.first_line}-${hit.last_line}</button>
   </li>`)}</ul>`;
 }

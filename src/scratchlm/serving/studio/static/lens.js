@@ -59,7 +59,7 @@ function Field({ found, at }) {
   return html`<section class="card" aria-label="The chosen field" aria-live="polite">
     <h2>${where}, ${layerName(at.layer)}</h2>
     <${Chances} rows=${guess.best.map((one) => [inLine(one), one.probability])} />
-    <p class="detail">The model says <strong>${inLine(said)}</strong>; here it is number ${guess.rank.toLocaleString("en")}
+    <p class="detail">The model says <strong>${inLine(said)}</strong>; here it is number ${guess.rank.toLocaleString("en")}${" "}
       with ${percent} %.</p>
   </section>`;
 }
