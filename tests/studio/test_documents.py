@@ -166,7 +166,7 @@ def test_a_written_answer_comes_from_the_served_model(shelf: Server, garden: str
     (refused,) = ask(shelf, name=garden, question=QUESTION, writer="nobody")
     assert "does not exist" in refused["error"]["message"]
     (refused,) = ask(shelf, name=garden, question=QUESTION, writer="encoder")
-    assert "writes no text" in refused["error"]["message"]
+    assert "cannot continue text" in refused["error"]["message"]
     (refused,) = ask(shelf, name=garden, question=" ")
     assert "question is empty" in refused["error"]["message"]
     assert "no documents" in ask(shelf, name="nothing", question="a")[0]["error"]["message"]

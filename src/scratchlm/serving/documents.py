@@ -50,10 +50,6 @@ class Documents:
         page = "vector_store.search_results.page"
         return {"object": page, "search_query": queries, "data": data, "has_more": False, "next_page": None}
 
-    def ask(self, question: str, history: Sequence[Turn] = ()) -> Answer:
-        """The cited answer to a question; see :meth:`Answerer.ask <scratchlm.retrieval.answers.Answerer.ask>`."""
-        return self._answerer.ask(question, history)
-
     def answer(self, asked: ChatRequest) -> dict[str, Any]:
         """A chat's answer: sentences of the documents with [n] behind each, and where each stands as annotations.
 
