@@ -92,7 +92,7 @@ function Head({ map, found, at, setAt, name }) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    setAt(Math.min(Math.max((at ?? -1) + step, 0), size - 1));
+    setAt((now) => Math.min(Math.max((now ?? -1) + step, 0), size - 1));
   }
   const most = row && [...row.entries()].sort((one, other) => other[1] - one[1]).slice(0, SHOWN).filter(([, share]) => share > 0);
   return html`<section class="card chosen" aria-label=${`Where ${name} looks`}>

@@ -1,5 +1,5 @@
 // The logit lens: what each layer would say at each token, had it the last word.
-import { Chances, html, useEffect, useRef, useState } from "./parts.js";
+import { Chances, html, useEffect, useLayoutEffect, useRef, useState } from "./parts.js";
 import { inLine } from "./token.js";
 
 /** `found` as /studio/api/attention/lens tells it. */
@@ -9,7 +9,7 @@ export function Lens({ found }) {
   const grid = useRef(null);
   const moved = useRef(false);
   useEffect(() => setAt({ layer: layers.length - 1, token: 0 }), [found]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (moved.current) grid.current.querySelector('[tabindex="0"]')?.focus();
     moved.current = false;
   }, [at]);
@@ -19,7 +19,7 @@ export function Lens({ found }) {
     if (!up && !right) return;
     event.preventDefault();
     moved.current = true;
-    setAt({ layer: within(here.layer + up, layers.length), token: within(here.token + right, tokens.length) });
+    setAt((now) => ({ layer: within(now.layer + up, layers.length), token: within(now.token + right, tokens.length) }));
   }
   const rows = layers.map((_, layer) => layer).reverse(); // the last layer, which the model says, on top
   return html`
@@ -46,7 +46,7 @@ const layerName = (layer) => (layer ? `layer ${layer}` : "embeddings");
 
 function Cell({ guess, chosen, choose }) {
   const [best] = guess.best;
-  return html`<td role="gridcell" tabindex=${chosen ? 0 : -1} aria-selected=${String(chosen)} onClick=${choose} onFocus=${choose}
+  return html`<td role="gridcell" tabindex=${chosen ? 0 : -1} aria-selected=${String(chosen)} onClick=${choose}
     class=${guess.rank === 1 ? "agrees" : ""} style=${{ "--share": best.probability }}>${inLine(best)}</td>`;
 }
 
