@@ -155,7 +155,7 @@ def speeds() -> dict[str, Any]:
     kinds = [torch.float32, *([torch.bfloat16] if bf16_arithmetic(torch.device("cpu")) else [])]
     for kind in kinds:
         x = torch.ones(_SIDE, _SIDE, dtype=kind)
-        seconds = min(_seconds(lambda x=x: x @ x) for _ in range(_ROUNDS))  # type: ignore[misc]
+        seconds = min(_seconds(lambda x=x: x @ x) for _ in range(_ROUNDS))
         found[f"products_{'fp32' if kind == torch.float32 else 'bf16'}"] = round(2 * _SIDE**3 / seconds / 1e9)
     source = torch.ones(_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
