@@ -19,6 +19,7 @@ from scratchlm.agents.traces import TraceWriter
 
 _LOOK = 0.2
 """Seconds between two looks whether it has been cancelled while someone is asked."""
+_CALLED = ("id", "name", "arguments", "fault")
 
 
 class AgentRun:
@@ -125,16 +126,16 @@ def _told(event: Event) -> dict[str, Any]:
     if event.kind == "text":
         return {"text": event.text}
     if event.kind == "end":
-        own = ("status", "reason", "answer", "prompt_tokens", "completion_tokens", "seconds")
-        return {name: getattr(state, name) for name in own}
+        return _some(state, "status", "reason", "answer", "prompt_tokens", "completion_tokens", "seconds")
     found: dict[str, Any] = {}
     if reply is not None:
-        own = ("text", "prompt_tokens", "completion_tokens", "seconds", "finish_reason")
-        found |= {name: getattr(reply, name) for name in own}
+        found |= _some(reply, "text", "prompt_tokens", "completion_tokens", "seconds", "finish_reason")
     if event.kind == "reply":
-        kept = ("id", "name", "arguments", "fault")
-        found["calls"] = [{name: getattr(one, name) for name in kept} for one in state.steps[-1].calls]
+        found["calls"] = [_some(one, *_CALLED) for one in state.steps[-1].calls]
     if call is not None:
-        kept = ("id", "name", "arguments", "fault", "result", "failed", "made", "effects", "seconds")
-        found["call"] = {name: getattr(call, name) for name in kept}
+        found["call"] = _some(call, *_CALLED, "result", "failed", "made", "effects", "seconds")
     return found
+
+
+def _some(of: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
