@@ -46,8 +46,8 @@ export function Samples({ runs, about }) {
           <input id="heat" type="number" min="0" max="2" step="0.1" value=${heat} onInput=${(event) => setHeat(Number(event.target.value))} />
         <//>
         ${busy
-          ? html`<button type="button" onClick=${() => leaving.current.abort()}>Stop</button>`
-          : html`<button class="main">Write</button>`}
+          ? html`<button type="button" key="stop" onClick=${() => leaving.current.abort()}>Stop</button>`
+          : html`<button class="main" key="write">Write</button>`}
       </div>
     </form>
     <div class="columns">

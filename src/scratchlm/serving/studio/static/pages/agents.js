@@ -89,9 +89,9 @@ function Work({ models, chosen, tools }) {
         ${numeric("max_new_tokens", "Tokens of each turn", { min: 1, max: 8192 })}
         ${numeric("temperature", "Temperature", { min: 0, max: 2, step: 0.1 })}
       </details>
-      ${busy
-        ? html`<button type="button" onClick=${() => leaving.current.abort()}>Cancel</button>`
-        : html`<button class="main" disabled=${!asked.task.trim()}>Begin</button>`}
+      ${busy /* two buttons by their keys: one that became the other while it is pressed would begin anew */
+        ? html`<button type="button" key="cancel" onClick=${() => leaving.current.abort()}>Cancel</button>`
+        : html`<button class="main" key="begin" disabled=${!asked.task.trim()}>Begin</button>`}
     </form>
     <div>
       ${run ? html`<${Trace} run=${run} />` : html`<${Empty}>The trace is shown here as it grows.<//>`}

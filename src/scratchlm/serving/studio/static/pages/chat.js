@@ -181,6 +181,8 @@ function Settings({ settings, onChange, shaded, onShade }) {
 
 function Asked({ text, busy, onEdit }) {
   const [draft, setDraft] = useState(null);
+  const place = useRef(null);
+  useEffect(() => place.current?.focus(), [draft === null]);
   function enter(event) {
     event.preventDefault();
     if (!draft.trim()) return;
@@ -190,7 +192,7 @@ function Asked({ text, busy, onEdit }) {
   if (draft !== null) {
     return html`<form class="asked" onSubmit=${enter}>
       <textarea aria-label="Your message, to be edited" value=${draft} onInput=${(event) => setDraft(event.target.value)}
-        ref=${(place) => place && !place.dataset.had && ((place.dataset.had = "yes"), place.focus())}></textarea>
+        ref=${place}></textarea>
       <div class="row"><button class="main" disabled=${busy}>Ask again</button>
         <button type="button" onClick=${() => setDraft(null)}>Cancel</button>
         <small>What came after it goes.</small></div>
@@ -214,8 +216,8 @@ function Composer({ busy, onSend, onStop }) {
       <textarea id="message" rows="3" value=${text} onKeyDown=${key} onInput=${(event) => setText(event.target.value)}></textarea>
     <//>
     ${busy
-      ? html`<button type="button" onClick=${onStop}>Stop</button>`
-      : html`<button class="main" disabled=${!text.trim()}>Send</button>`}
+      ? html`<button type="button" key="stop" onClick=${onStop}>Stop</button>`
+      : html`<button class="main" key="send" disabled=${!text.trim()}>Send</button>`}
   </form>`;
 }
 
