@@ -200,7 +200,7 @@ def test_a_tool_with_a_single_text() -> None:
         ("Try later.", "Try later."),
         (lambda error: f"<{error}>", "<it is shut>"),
     ],
-    ids=str,
+    ids=["unsaid", "yes", "a text", "a function"],
 )
 def test_an_exception_of_theirs_is_a_call_that_failed(handled: Any, text: str) -> None:
     def enter() -> str:
