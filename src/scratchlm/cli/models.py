@@ -26,6 +26,7 @@ class Format(StrEnum):
 
     huggingface = "huggingface"
     gguf = "gguf"
+    onnx = "onnx"
 
 
 class Numbers(StrEnum):
@@ -79,10 +80,8 @@ def pull(
                 located = fetch(name, source=source.value, meter=meter)
                 kind, path = located.kind, located.path
             found.append({"name": name, "kind": kind, "path": str(path)})
-    if json:
-        print_json(found[0] if len(found) == 1 else {"pulled": found})
-    else:
-        print(*(one["path"] for one in found), sep="\n")
+    told = found[0] if len(found) == 1 else {"pulled": found}
+    print_json(told) if json else print(*(one["path"] for one in found), sep="\n")
 
 
 @models.command()
@@ -102,7 +101,7 @@ def info(
 @models.command()
 def export(
     name: Name,
-    to: Annotated[Format, typer.Option(help="huggingface: a folder; gguf: a file.", show_default=False)],
+    to: Annotated[Format, typer.Option(help="huggingface or onnx: a folder; gguf: a file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Where to: must not exist yet.", show_default=False)],
     kind: Annotated[Numbers, typer.Option(help="Of a GGUF file: how its matrices are held.")] = Numbers.f16,
     json: Json = False,
