@@ -84,7 +84,7 @@ class _Reading(nn.Module):
             return (states,) if self.model.pooler is None else (states, self.model.pooled(states))
         if self.model.config.head in WHOLE:
             at = torch.zeros_like(mask[:, 0]) if not self.model.causal else (mask * places).argmax(1)
-            states = states[torch.arange(len(states)), at]
+            states = states.gather(1, at[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
         return (self.model.logits(states),)
 
 
@@ -136,6 +136,8 @@ def _given(model: Decoder | Encoder, rows: int, tokens: int, before: int) -> tup
     """Inputs by name, and an example of each: random tokens, the first row padded where that may be."""
     config, draw = model.config, torch.Generator().manual_seed(rows)
     ids = torch.randint(config.vocab_size, (rows, tokens), generator=draw)
+    if not _writes(model):
+        before = 0  # which reads whole texts
     mask = torch.ones(rows, before + tokens, dtype=torch.int64)
     if _writes(model):
         mask[0, : before // 2] = 0
