@@ -36,7 +36,7 @@ from scratchlm.checkpoints.datasets import data_file, data_sets
 from scratchlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")])
 RUNNABLE = ("bash", "python")
 NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 _BLOCK = re.compile(
@@ -216,7 +216,7 @@ def test_every_figure_is_shown_somewhere_and_small() -> None:
 
 def test_the_contents_list_every_page() -> None:
     contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert [path.name for path in PAGES if path.name not in contents] == []
+    assert [str(path) for path in PAGES if path.relative_to(ROOT / "docs").as_posix() not in contents] == []
 
 
 def test_the_page_on_speed_shows_the_latest_measurements() -> None:
