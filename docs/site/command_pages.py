@@ -31,13 +31,13 @@ def first_line(command: Any) -> str:
 
 
 def pages() -> dict[str, str]:
-    """``commands/index.md`` and one page for each verb."""
-    rows = [f"| [`{name}`]({name}.md) | {first_line(command)} |" for name, command in verbs().items()]
+    """``commands/index.md`` and one page for each verb, ``scratchlm-VERB.md``: one of the verbs is ``index``."""
+    rows = [f"| [`{name}`](scratchlm-{name}.md) | {first_line(command)} |" for name, command in verbs().items()]
     index = ["# Commands", "", "Each page is what `scratchlm VERB --help` prints.", "", "| verb | |", "| --- | --- |"]
     found = {"commands/index.md": "\n".join([*index, *rows]) + "\n"}
     for name, command in verbs().items():
         lines = [f"# scratchlm {name}", "", "```text", help_text(name), "```"]
         for part in getattr(command, "commands", {}):
             lines += ["", f"## scratchlm {name} {part}", "", "```text", help_text(name, part), "```"]
-        found[f"commands/{name}.md"] = "\n".join(lines) + "\n"
+        found[f"commands/scratchlm-{name}.md"] = "\n".join(lines) + "\n"
     return found

@@ -36,10 +36,12 @@ def summary(room: str) -> str:
 
 def pages() -> dict[str, str]:
     """``reference/index.md`` with what ``import scratchlm`` gives, and a page for each room."""
-    index = ["# Reference", "", "What `import scratchlm` gives:", ""]
+    index = ["# Reference", "", "What `import scratchlm` gives:", "", "| name | |", "| --- | --- |"]
     for name in sorted(set(scratchlm.__all__) - {"__version__"}):
         thing = getattr(scratchlm, name)
-        index += [f"::: {thing.__module__}.{thing.__qualname__}", ""]
+        told = " ".join((thing.__doc__ or "").split("\n\n")[0].split())
+        index.append(f"| [`{name}`][{thing.__module__}.{thing.__qualname__}] | {told} |")
+    index.append("")
     index += ["## The rooms", "", "| room | |", "| --- | --- |"]
     index += [f"| [`scratchlm.{room}`]({room}.md) | {summary(room)} |" for room in rooms()]
     found = {"reference/index.md": "\n".join(index) + "\n"}

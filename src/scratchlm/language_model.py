@@ -53,7 +53,6 @@ class LanguageModel:
 
     Args:
         opened: the model, or what it takes to read it.
-        run: the folder of the training that made it; None for a model that others trained.
         fit: how the training went; None for a model that was loaded.
         name: what it was opened by: a path, or a name of the catalogue.
         precision: of the weights when text is generated.

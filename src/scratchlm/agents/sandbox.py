@@ -97,7 +97,8 @@ def run_locked(
 
     Args:
         folder: where it starts; it may read what is there, and write nothing.
-        readable, runnable: files and folders that it may read, and also run, beyond the system's libraries.
+        readable: files and folders that it may read, beyond the system's libraries.
+        runnable: those that it may also run.
 
     Raises:
         UserError: this machine cannot lock it in.
