@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def _run(text: dict[str, Any], folder: Path) -> Any:
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     import nbformat
 
-    book = nbformat.from_dict(text)
+    book = nbformat.reads(json.dumps(text), as_version=4)  # lines of a cell become its text
     nbformat.validate(book)
     nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     return book

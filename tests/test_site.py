@@ -132,7 +132,7 @@ def test_every_room_and_every_export_is_in_the_reference() -> None:
     rooms = {path.name for path in (ROOT / "src" / "scratchlm").iterdir() if (path / "__init__.py").exists()}
     assert [room for room in rooms - {"cli"} if f"reference/{room}.md" not in pages] == []
     exports = set(scratchlm.__all__) - {"__version__"}
-    assert [name for name in exports if f".{name}\n" not in pages["reference/index.md"]] == []
+    assert [name for name in exports if f"[`{name}`][scratchlm." not in pages["reference/index.md"]] == []
 
 
 def test_every_measurement_is_on_its_page() -> None:
