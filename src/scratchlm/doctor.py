@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,7 @@ def examine(*, speed: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {"versions": versions(), "extras": extras(), "devices": devices(), "caches": caches()}
     found["kernels"] = kernels.status().removeprefix("kernels: ")
     if speed:
-        found["speed"] = speeds()
+        found["speed"] = speeds(found["caches"]["models"])
     serious, others = problems(found)
     return {**found, "problems": [*serious, *others], "broken": bool(serious)}
 
@@ -89,7 +90,7 @@ def devices() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": _usable_cores(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -107,7 +108,8 @@ def devices() -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The processor's name."""
     told = Path("/proc/cpuinfo")
     if told.exists():
         for line in told.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -129,14 +131,15 @@ def caches() -> dict[str, Any]:
     here = folder
     while not here.exists():
         here = here.parent
+    rows = overview()
     held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
     return {
         "folder": str(folder),
         "writable": _takes_files(here),
         "size": round(held / _GIB, 2),
         "disk_free": round(shutil.disk_usage(here).free / _GIB, 1),
-        "models": [row["name"] for row in overview() if row["here"] not in (None, "damaged")],
-        "damaged": [row["name"] for row in overview() if row["here"] == "damaged"],
+        "models": [row["name"] for row in rows if row["here"] not in (None, "damaged")],
+        "damaged": [row["name"] for row in rows if row["here"] == "damaged"],
     }
 
 
@@ -148,9 +151,9 @@ def _takes_files(folder: Path) -> bool:
         return False
 
 
-def speeds() -> dict[str, Any]:
-    """Products of matrices (GFLOP/s), copies (GB/s), and what a fetched chat model writes (tokens/s), if there is one.
-    Of several tries the fastest counts: other programs can only slow them."""
+def speeds(models: Sequence[str]) -> dict[str, Any]:
+    """Products of matrices (GFLOP/s), copies (GB/s), and what a fetched chat model writes (tokens/s), if it is among
+    ``models``. Of several tries the fastest counts: other programs can only slow them."""
     found: dict[str, Any] = {}
     kinds = [torch.float32, *([torch.bfloat16] if bf16_arithmetic(torch.device("cpu")) else [])]
     for kind in kinds:
@@ -161,8 +164,7 @@ def speeds() -> dict[str, Any]:
     target = torch.empty_like(source)
     copying = min(_seconds(lambda: target.copy_(source)) for _ in range(_ROUNDS))
     found["copies"] = round(2 * _BYTES / copying / 1e9, 1)
-    here = {row["name"] for row in overview() if row["here"] not in (None, "damaged")}
-    if (name := "smollm2-135m-instruct") in here:
+    if (name := "smollm2-135m-instruct") in models:
         from scratchlm import api
 
         model = api.load(name)

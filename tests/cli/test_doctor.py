@@ -54,7 +54,7 @@ def test_people_read_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_how_fast_the_machine_is() -> None:
-    found = doctor.speeds()
+    found = doctor.speeds(doctor.caches()["models"])
     assert found["products_fp32"] > 0
     assert found["copies"] > 0
     assert "smollm2-135m-instruct" not in found  # which is not in this cache

@@ -305,21 +305,10 @@ def serve_http(server: MCPServer[Any], settings: ServerSettings, on_start: Calla
     import uvicorn
 
     from scratchlm.serving.access import Access
-    from scratchlm.serving.connections import connection_class
-    from scratchlm.serving.server import address_of, bind
+    from scratchlm.serving.server import address_of, bind, configured
 
     listening = bind(settings.host, settings.port)
     app = Access(server.streamable_http_app(host=settings.host, max_request_body_size=settings.body), settings, _ignore)
-    config = uvicorn.Config(
-        app,
-        http=connection_class(settings.patience),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.grace),
-    )
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -327,7 +316,7 @@ def serve_http(server: MCPServer[Any], settings: ServerSettings, on_start: Calla
             if self.started:
                 on_start(f"{address_of(listening)}/mcp")
 
-    Server(config).run([listening])
+    Server(configured(app, settings)).run([listening])
 
 
 def _ignore(path: str, status: int) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import uvicorn
 
@@ -49,18 +50,7 @@ class Server(uvicorn.Server):
         self._thread = threading.current_thread()
         self._failure: BaseException | None = None
         self._socket = bind(self.settings.host, self.settings.port)
-        super().__init__(
-            uvicorn.Config(
-                self.app,
-                http=connection_class(self.settings.patience),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=int(self.settings.grace),
-            )
-        )
+        super().__init__(configured(self.app, self.settings))
 
     @property
     def url(self) -> str:
@@ -109,6 +99,20 @@ class Server(uvicorn.Server):
             self.run()
         except BaseException as error:
             self._failure = error
+
+
+def configured(app: Any, settings: ServerSettings) -> uvicorn.Config:
+    """How uvicorn serves an app of ours: slow clients are cut off, and what runs is finished."""
+    return uvicorn.Config(
+        app,
+        http=connection_class(settings.patience),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.grace),
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:
