@@ -13,8 +13,12 @@ import openai
 import pytest
 import torch
 
+from scratchlm.adapters import LoraSettings, add_lora
+from scratchlm.adapters.attach import trainable
+from scratchlm.adapters.peft_format import save_adapter
 from scratchlm.checkpoints import save_huggingface
 from scratchlm.models import ModelConfig, build_model
+from scratchlm.opening import open_model
 from scratchlm.serving.server import Server
 from scratchlm.serving.settings import ServerSettings
 
@@ -36,6 +40,17 @@ def write_chat_model(folder: Path, seed: int = 0, template: str | None = CHATML,
     }
     save_huggingface(build_model(ModelConfig(words.vocab_size, **(shape | changes))), folder, words)
     return folder
+
+
+def write_adapter(base: Path, folder: Path) -> None:
+    """An adapter for a model, with weights that are not nothing."""
+    opened = open_model(base)
+    add_lora(opened.model, LoraSettings(rank=4))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in trainable(opened.model).values():
+            weight.normal_(0, 0.3)
+    save_adapter(opened.model, folder, str(base))
 
 
 @pytest.fixture(scope="session")

@@ -12,18 +12,13 @@ from typing import Any
 
 import openai
 import pytest
-import torch
 
-from scratchlm.adapters import LoraSettings, add_lora
-from scratchlm.adapters.attach import trainable
-from scratchlm.adapters.peft_format import save_adapter
 from scratchlm.errors import UserError
-from scratchlm.opening import open_model
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
 from scratchlm.serving.settings import ServerSettings
 
-from .conftest import serving
+from .conftest import serving, write_adapter
 
 ASK: list[Any] = [{"role": "user", "content": "What is it?"}]
 
@@ -109,13 +104,7 @@ def test_mistakes_are_one_line(models: Path, names: list[str], settings: dict[st
 
 
 def test_an_adapter_is_a_model_of_its_own_and_names_can_be_given(models: Path, tmp_path: Path) -> None:
-    opened = open_model(models / "chat")
-    add_lora(opened.model, LoraSettings(rank=4))
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for weight in trainable(opened.model).values():
-            weight.normal_(0, 0.3)
-    save_adapter(opened.model, tmp_path / "tuned", str(models / "chat"))
+    write_adapter(models / "chat", tmp_path / "tuned")
     with pytest.raises(UserError, match="is no adapter"):
         Registry([], [str(models / "chat")], ServerSettings())
     with serving(f"base={models / 'chat'}", adapters=(str(tmp_path / "tuned"),)) as server:

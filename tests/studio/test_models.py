@@ -13,9 +13,6 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from scratchlm.adapters import LoraSettings, add_lora
-from scratchlm.adapters.attach import trainable
-from scratchlm.adapters.peft_format import save_adapter
 from scratchlm.checkpoints.meter import Meter
 from scratchlm.opening import open_model
 from scratchlm.serving.errors import ApiError
@@ -25,7 +22,7 @@ from scratchlm.serving.studio.settings import StudioSettings
 
 from ..checkpoints.hub_server import MODEL, Hub
 from ..checkpoints.hub_server import serving as serving_hub
-from ..serving.conftest import serving, wait_for
+from ..serving.conftest import serving, wait_for, write_adapter
 from .conftest import findings, home
 
 
@@ -48,13 +45,7 @@ def hub(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def server(hub: Hub, models: Path, tmp_path: Path) -> Iterator[Server]:
     """A server of chat and of an adapter for it, with a folder of runs and caches of its own."""
     assert hub.url
-    opened = open_model(models / "chat")
-    add_lora(opened.model, LoraSettings(rank=4))
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for weight in trainable(opened.model).values():
-            weight.normal_(0, 0.3)
-    save_adapter(opened.model, tmp_path / "tuned", str(models / "chat"))
+    write_adapter(models / "chat", tmp_path / "tuned")
     settings = StudioSettings(runs=tmp_path / "runs", home=tmp_path / "made")
     with serving(str(models / "chat"), adapters=(str(tmp_path / "tuned"),), studio=settings) as found:
         yield found
