@@ -211,7 +211,9 @@ def test_a_page_that_is_no_mcp_server(tmp_path: Path) -> None:
 
 def peers() -> set[int]:
     """The servers that were started over stdio and live."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    # -ww: where COLUMNS is set, ps cuts its lines, and with them the name that is looked for
+    shown = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())]
+    listed = subprocess.run(shown, capture_output=True, text=True)
     return {int(line.split()[0]) for line in listed.stdout.splitlines() if line.endswith("mcp_peer.py")}
 
 
