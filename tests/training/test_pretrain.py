@@ -36,8 +36,8 @@ class Interrupting(Reporter):
         super().__init__(stream=stream)
         self.at = step
 
-    def step(self, done: int, loss: float, tokens: int) -> None:
-        super().step(done, loss, tokens)
+    def step(self, done: int, loss: float, tokens: int, computed: float = 1.0) -> None:
+        super().step(done, loss, tokens, computed)
         if done == self.at:
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from scratchlm.data import Batch
 from scratchlm.training import Reporter, fit, progress
 from scratchlm.training.distributed import World
 from scratchlm.training.progress import clock, flops_per_token, matrix_speed
+from scratchlm.training.tasks import Work
 
 HERE = World(torch.device("cpu"))
 Make = Callable[..., Any]
@@ -26,7 +28,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "matrix_speed", lambda _device: 1e9)
+    monkeypatch.setattr(progress, "matrix_speed", lambda *_asked: 1e9)
 
 
 def test_without_a_terminal_plain_lines_tell_step_loss_speed_and_time_left(
@@ -95,8 +97,22 @@ def test_operations_are_six_for_each_weight_and_those_of_attention(tiny_model: M
     assert flops_per_token(nn.Linear(3, 4)) == 6 * 12
 
 
+def test_what_is_shared_is_not_counted_as_used(tiny_model: Make) -> None:
+    said = io.StringIO()
+    reporter, model = Reporter(stream=said), tiny_model()
+    reporter.start(0, 1, model, HERE)
+    reporter.step(1, 2.5, 50, 0.25)
+    rate = reporter.tokens_per_second
+    assert f"MFU {100 * rate / 4 * flops_per_token(model) / 1e9:.0f} %" in said.getvalue()
+    text = torch.zeros(1, 6, dtype=torch.long)
+    shared = Batch(text, text, text, text, opened=torch.zeros(1, 10, dtype=torch.long))
+    assert Work([shared, Batch(text, text)], 1, 16).computed == 12 / 16
+    assert Work([], 1, 0).computed == 1
+
+
 def test_this_machines_matrix_speed_is_a_speed() -> None:
-    assert 1e8 < matrix_speed(torch.device("cpu"), seconds=0.02) < 1e14
+    for precision in ("fp32", "bf16"):
+        assert 1e8 < matrix_speed(torch.device("cpu"), precision, seconds=0.02) < 1e14
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (75, "1:15"), (3599.7, "1:00:00"), (3700, "1:01:40")])

@@ -135,6 +135,8 @@ class Trainer:
         self.autocast = autocast(config.precision, place.device)
         self.tokens = self.seen = 0
         """Tokens of the last step, and of all steps taken here."""
+        self.computed = 1.0
+        """The share of the last step's tokens that was computed, as beginnings are shared."""
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self.optimizers:
@@ -147,14 +149,14 @@ class Trainer:
                 self._load()
             if self.place.main:
                 self.folder.truncate_metrics(state.step)
-        self.reporter.start(state.step, config.steps, self.model, self.place, self.task.span())
+        self.reporter.start(state.step, config.steps, self.model, self.place, self.task.span(), config.precision)
         before = state.seconds
         with interruptible() as stop:
             while state.step < config.steps and not state.stopped:
                 began = time.perf_counter()
                 norm, interrupted = self.step(stop)
                 state.seconds += time.perf_counter() - began
-                self.reporter.step(state.step, state.loss, self.tokens)
+                self.reporter.step(state.step, state.loss, self.tokens, self.computed)
                 record = self._record(norm) if state.step % config.log_every == 0 or self._last() else None
                 if self._due(config.evaluation_interval):
                     validation = self._validate()
@@ -195,7 +197,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(_mix(config.seed, self.state.step, 0))
         work = self.task.work(self.state.step, config.batch_size, config.accumulation, place, generator)
         labels = max(1, work.labels)
-        self.tokens = work.tokens
+        self.tokens, self.computed = work.tokens, work.computed
         self.seen += work.tokens
         _seed(_mix(config.seed, self.state.step, 1 + place.rank), place.device)
         if not work.batches:

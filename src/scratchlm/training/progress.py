@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import nn
 
 from scratchlm.adapters import FrozenLinear
+from scratchlm.training.config import Precision
 from scratchlm.training.distributed import World
 
 PLAIN_INTERVAL = 5.0
@@ -37,11 +38,20 @@ class Reporter:
         self._validation = ""
         self._steps = self._done = 0
         self._flops = self._peak = 0.0
+        self._computed = 1.0
         self._began = self._shown = self._last = 0.0
         self._first_step = 0
         self._reading = 0.0
 
-    def start(self, step: int, steps: int, model: nn.Module, place: World, span: float | None = None) -> None:
+    def start(
+        self,
+        step: int,
+        steps: int,
+        model: nn.Module,
+        place: World,
+        span: float | None = None,
+        precision: Precision = "auto",
+    ) -> None:
         """Begin at ``step`` of ``steps``, in texts of ``span`` tokens or of the model's context.
 
         Measures the machine's matrix speed once, in about a fifth of a second.
@@ -49,7 +59,7 @@ class Reporter:
         self._steps, self._done, self._first_step = steps, step, step
         self.quiet = self.quiet or not place.main
         if not self.quiet:
-            self._peak = matrix_speed(place.device) * place.size
+            self._peak = matrix_speed(place.device, precision) * place.size
             self._flops = flops_per_token(model, span)
             if self.stream.isatty():
                 columns = (TextColumn("{task.fields[line]}"), BarColumn(bar_width=20))
@@ -58,11 +68,12 @@ class Reporter:
                 self._progress.start()
         self._began = self._last = self._shown = time.perf_counter()
 
-    def step(self, done: int, loss: float, tokens: int) -> None:
-        """``done`` steps have been taken, the last with this loss and number of tokens."""
+    def step(self, done: int, loss: float, tokens: int, computed: float = 1.0) -> None:
+        """``done`` steps have been taken, the last with this loss and number of tokens, of which this share was
+        computed."""
         now = time.perf_counter()
         rate = tokens / max(now - self._last, 1e-9)
-        self._last, self._done = now, done
+        self._last, self._done, self._computed = now, done, computed
         # A running mean, so that one slow step (a checkpoint, another program) does not shake the estimate.
         self.tokens_per_second = rate if not self.tokens_per_second else 0.95 * self.tokens_per_second + 0.05 * rate
         if self.quiet:
@@ -84,7 +95,8 @@ class Reporter:
             parts.append(f"validation {self._validation}")
         parts.append(f"{_short(self.tokens_per_second)} tokens/s")
         if self._peak:
-            parts.append(f"MFU {100 * self.tokens_per_second * self._flops / self._peak:.0f} %")
+            used = self.tokens_per_second * self._computed * self._flops / self._peak
+            parts.append(f"MFU {100 * used:.0f} %")
         elapsed, taken = now - self._began, done - self._first_step
         left = elapsed / max(1, taken) * (self._steps - done)
         parts.append(f"{clock(left)} left" if done < self._steps else f"done in {clock(elapsed)}")
@@ -145,10 +157,11 @@ def flops_per_token(model: nn.Module, span: float | None = None) -> float:
     return matrices + attention
 
 
-def matrix_speed(device: torch.device, seconds: float = 0.2) -> float:
-    """The floating-point operations a second of a large fp32 (on GPUs bf16) matrix product on this machine."""
+def matrix_speed(device: torch.device, precision: Precision = "auto", seconds: float = 0.2) -> float:
+    """The floating-point operations a second of a large matrix product on this machine, in bf16 where the training
+    computes in that (on GPUs always) and else in fp32."""
     size = 4096 if device.type == "cuda" else 768
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device.type == "cuda" or precision == "bf16" else torch.float32
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, end = 0.0, time.perf_counter() + seconds
     with torch.no_grad():

@@ -40,6 +40,12 @@ class Work:
     tokens: int
     """Tokens of the whole step."""
 
+    @property
+    def computed(self) -> float:
+        """The share of the tokens that are computed: less than 1 where texts share their beginnings."""
+        every = sum((batch.ids if batch.opened is None else batch.opened).numel() for batch in self.batches)
+        return sum(batch.ids.numel() for batch in self.batches) / every if every else 1.0
+
 
 class Task:
     """What the loop needs to know of a task."""
