@@ -14,6 +14,7 @@ from scratchlm.data.packing import packed_batch
 from scratchlm.data.records import Skipped
 from scratchlm.data.sharing import LEAST, common_beginnings, shared_batch, shared_tokens, usual_beginning
 from scratchlm.models import ModelConfig, build_model, textbook
+from scratchlm.models.attention import AttentionMask
 from scratchlm.models.block import recompute_blocks
 from scratchlm.models.sharing import Sharing
 
@@ -167,6 +168,22 @@ def test_what_cannot_share_is_refused() -> None:
         Sharing(torch.tensor([[0, 1, 1]]), 3)
 
 
+def test_rows_that_are_padded_attend_from_their_own_tokens_as_well() -> None:
+    rows = 0
+    for seed in range(4):
+        for batch in Plan(groups(seed), rows=12, tokens=500, method="length", shares=True).step(0):
+            assert batch.opened is not None
+            count = batch.opened.shape[1]
+            mask = AttentionMask(True, queries=count, keys=count, documents=batch.documents)
+            assert mask.bounds is not None
+            texts = Sharing(batch.opened, batch.ids.shape[1]).texts(mask.bounds)
+            assert texts is not None
+            own = [token for text in texts for token in range(text.start, text.end)]
+            assert sorted(own) == list(range(batch.ids.numel()))
+            rows = max(rows, len(batch.ids))
+    assert rows > 1
+
+
 def one_prompt_for_all(count: int = 24) -> Examples:
     """Texts that all begin alike, some of them for longer."""
     random = np.random.default_rng(3)
@@ -202,6 +219,28 @@ def test_rows_that_are_far_apart_share_what_all_between_them_begin_with() -> Non
         assert_taught_alike(model, batches, [packed_batch(examples, [[n]]) for n in taken])
     whole = [packed_batch(examples, [[n]]) for n in range(len(examples))]
     assert_taught_alike(model, list(Plan(examples, rows=6, tokens=500, shares=True).in_order()), whole)
+
+
+def test_what_is_asked_about_one_text_is_learned_in_one_step() -> None:
+    examples = groups(prompts=6, each=4)
+    begun = common_beginnings(examples)
+    plan = Plan(examples, rows=8, tokens=500, shares=True, seed=3)
+    taken = [plan.indices(step) for step in range(6)]
+    assert all(len(set((one // 4).tolist())) == 2 for one in taken)  # two texts a step, with all that is asked
+    for epoch in (taken[:3], taken[3:]):
+        assert sorted(np.concatenate(epoch).tolist()) == list(range(24))
+    assert [set(one) for one in taken[:3]] != [set(one) for one in taken[3:]]
+    assert int((begun == 0).sum()) == 6
+    apart = replace(plan, shares=False, _orders={})
+    assert any(len(set((apart.indices(step) // 4).tolist())) > 2 for step in range(3))
+
+
+def test_what_all_begin_with_ties_none_of_them_together() -> None:
+    examples = one_prompt_for_all()
+    for rows in (2, len(examples) - 1):
+        plan = Plan(examples, rows=rows, tokens=500, shares=True, seed=1)
+        free = replace(plan, shares=False, _orders={})
+        assert all(np.array_equal(plan.indices(step), free.indices(step)) for step in range(4))
 
 
 def test_whether_sharing_pays() -> None:

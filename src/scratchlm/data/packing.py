@@ -166,6 +166,20 @@ class Plan:
         """(N,): tokens of each that it shares with the example before it."""
         return common_beginnings(self.examples) if self.shares else np.zeros(len(self.examples), np.int64)
 
+    @cached_property
+    def _kin(self) -> Indices:
+        """(K + 1,): where the groups begin that are shuffled as one, and where the last of them end: neighbours that
+        share a beginning, such as the questions about one text, as long as one step holds them. What more have in
+        common, such as a system message, ties nothing together."""
+        every = np.arange(len(self._groups))
+        if not self.shares or len(self._groups) <= len(self.examples):
+            return every
+        near = self._begun >= max(float(np.median(self._begun)) / 2, 1)
+        bounds = np.concatenate([np.flatnonzero(~near), [len(near)]])
+        sizes = np.diff(bounds)
+        tied = np.repeat(sizes <= self.rows, sizes) & near
+        return np.concatenate([np.flatnonzero(~tied), [len(near)]])
+
     def indices(self, step: int) -> Indices:
         """The examples of a step, counted from 0 through all epochs."""
         return _opened(self._taken(step), self._units)
@@ -224,7 +238,7 @@ class Plan:
         return packed_batch(self.examples, bins, begun=self._begun if self.shares else None)
 
     def _order(self, epoch: int) -> Indices:
-        order = epoch_order(len(self._groups) - 1, self.seed, epoch)
+        order = _opened(epoch_order(len(self._kin) - 1, self.seed, epoch), self._kin)
         if self.method != "length":
             return order
         pool = _POOL * self.rows

@@ -69,7 +69,7 @@ def shared_batch(examples: Examples, bins: Sequence[Sequence[int] | Indices], be
         own, every = len(row.ids), len(row.opened)
         ids[n, :own], labels[n, :own], positions[n, :own] = row.ids, row.labels, row.positions
         opened[n, :every], documents[n, :every] = row.opened, row.documents
-        opened[n, every : every + width - own] = np.arange(own, width)
+        opened[n, opened_width - (width - own) :] = np.arange(own, width)  # behind: a text's own tokens are its last
     told = {"positions": positions, "documents": documents, "opened": opened}
     return Batch(
         torch.from_numpy(ids), torch.from_numpy(labels), **{name: torch.from_numpy(one) for name, one in told.items()}
