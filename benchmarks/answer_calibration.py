@@ -22,12 +22,12 @@ import scratchlm
 from answer_quality import CALIBRATION, PASSAGE_WORDS, Asked, Passages, read_questions
 from scratchlm.errors import UserError
 from scratchlm.retrieval import Embedder
-from scratchlm.retrieval.evidence import JUDGED, Embeds, EvidenceScorer, Judges, Signals, Weights
+from scratchlm.retrieval.evidence import JUDGED, Embeds, EvidenceScorer, Judged, Judges, Signals, Weights, judged_of
 from scratchlm.retrieval.likelihood import QuestionLikelihood
 from scratchlm.retrieval.prompting import candidates_of
+from scratchlm.retrieval.regression import Numbers, regression
 
-Numbers = NDArray[np.float64]
-K, FOLDS, RIDGE = 6, 8, 1.0
+K, FOLDS = 6, 8
 SHORT_PASSAGE_WORDS = 30
 """Calibrated on passages of both lengths, so that what is learned does not lean on one."""
 ANSWERED_REFUSED = 0.13
@@ -40,8 +40,8 @@ class Table:
     def __init__(self, embedder: Embeds, texts: Mapping[str, str], asked: Sequence[Asked]) -> None:
         scorer = EvidenceScorer(embedder, Weights((0.0,) * len(fields(Signals)), 0.0))
         rows, right, owners = [], [], []
-        self.pairs: list[tuple[str, str]] = []
-        """Headings and sentence of each row."""
+        self.judged: list[Judged] = []
+        """What a judge sees of each row."""
         self.asked = [*asked, *asked]
         for length, words in enumerate((PASSAGE_WORDS, SHORT_PASSAGE_WORDS)):
             searcher = Passages(texts, embedder, words)
@@ -53,7 +53,7 @@ class Table:
                     rows.append(signals.row())
                     owners.append(number + length * len(asked))
                     right.append(one.gold is not None and hit.file == one.file and one.gold in candidate.text)
-                    self.pairs.append((" > ".join(hit.headings), candidate.text))
+                    self.judged.append(judged_of(hits, candidate))
         self.signals, self.right, self.owner = np.array(rows), np.array(right, float), np.array(owners)
         names = list(dict.fromkeys(one.file for one in asked))  # neighbours are alike, and stay in one fold
         self.folds = np.array([names.index(one.file) // 2 % FOLDS for one in self.asked])
@@ -92,7 +92,7 @@ def calibrate(table: Table, judge: Judges | None) -> dict[str, Any]:
     if judge is None:
         return found
     gains = [
-        judge.gains(one.question, [table.pairs[i] for i in rows]) for one, rows in zip(table.asked, best, strict=True)
+        judge.gains(one.question, [table.judged[i] for i in rows]) for one, rows in zip(table.asked, best, strict=True)
     ]
     chosen = np.concatenate(best)
     matrix = np.column_stack([odds[chosen], np.concatenate(gains)])
@@ -113,23 +113,6 @@ def cross_validated(matrix: Numbers, labels: Numbers, folds: NDArray[np.int64]) 
         coefficients, constant = regression(matrix[folds != fold], labels[folds != fold])
         found[folds == fold] = matrix[folds == fold] @ coefficients + constant
     return found
-
-
-def regression(matrix: Numbers, labels: Numbers) -> tuple[Numbers, float]:
-    """Logistic regression by Newton's method, with a ridge on the standardised columns."""
-    mean, deviation = matrix.mean(0), matrix.std(0) + 1e-9
-    rows = np.column_stack([(matrix - mean) / deviation, np.ones(len(matrix))])
-    ridge = np.diag([RIDGE] * matrix.shape[1] + [0.0])
-    found = np.zeros(rows.shape[1])
-    for _ in range(50):
-        odds = 1 / (1 + np.exp(-(rows @ found)))
-        slope = rows.T @ (labels - odds) - ridge @ found
-        step = np.linalg.solve(rows.T @ (rows * (odds * (1 - odds))[:, None]) + ridge, slope)
-        found += step
-        if np.abs(step).max() < 1e-9:
-            break
-    coefficients = found[:-1] / deviation
-    return coefficients, float(found[-1] - coefficients @ mean)
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ answers were written; ``held2.txt`` came later, of other subjects and in other w
 ``held3.txt`` was written later still, by someone who knew neither the code nor its answers.
 All documents of the set and of the calibration are searched together.
 
-``ours`` are quotations chosen without a language model, and ``judged`` the same where one also says how much likelier
+``ours`` are quotations chosen without a language model, ``read`` the same with the judgement of a reader that
+``scratchlm teach-reader`` has taught, and ``judged`` where a model that was not taught says how much likelier
 the question is after a sentence. Plain prompting is what its users write: the question and the top passage in a chat
 prompt. It refuses when it says one of the phrases in ``PLAIN_REFUSAL``, and cites nothing; the passage that it was
 given counts as its citation.
@@ -40,6 +41,7 @@ from scratchlm.retrieval.chat_models import ChatModel, LocalChat
 from scratchlm.retrieval.evidence import Embeds
 from scratchlm.retrieval.likelihood import QuestionLikelihood
 from scratchlm.retrieval.passages import Document, Hit
+from scratchlm.retrieval.reader import Reader
 from scratchlm.retrieval.wording import sentence_spans
 
 SETS = Path(__file__).resolve().parents[1] / "tests" / "retrieval"
@@ -276,6 +278,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     folder = {str(p.relative_to(INJECTIONS)): p.read_text(encoding="utf-8") for p in sorted(INJECTIONS.glob("*.md"))}
     trapped = Passages(folder, embedder)
     answerers = {"ours": Answerer(trapped, embedder)}
+    if options.reader is not None:
+        reader = Reader.open(options.reader)
+        read = Answerer(searcher, embedder, judge=reader)
+        result["read"] = measure(read, asked)
+        result["read"]["refused_without_document"] = refused_without(read, searcher, asked)
+        answerers["read"] = Answerer(trapped, embedder, judge=reader)
     if not options.no_model:
         loaded = scratchlm.load(options.model)
         judge = QuestionLikelihood(loaded.model, loaded.tokenizer)
@@ -301,6 +309,7 @@ def main() -> None:
     parser.add_argument(
         "--questions", type=Path, default=HELD, help="documents and questions (the second held-out set)"
     )
+    parser.add_argument("--reader", type=Path, help="a folder of teach-reader, to be measured as a judge")
     parser.add_argument("--no-model", action="store_true", help="measure quotations alone")
     parser.add_argument("--quick", action="store_true", help="leave out what the model writes, and plain prompting")
     options = parser.parse_args()

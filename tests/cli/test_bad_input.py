@@ -183,6 +183,15 @@ TABLE: list[tuple[str, str]] = [
     ("ask Rumi", "--store"),
     ("rag-eval --store store", "--queries"),
     ("rag-sweep", "DOCS|scratchlm rag-sweep --help"),
+    # teach-reader
+    ("teach-reader", "MODEL|scratchlm teach-reader --help"),
+    ("teach-reader gpt", "--out"),
+    ("teach-reader nope --out new", "'nope'|scratchlm train"),
+    ("teach-reader bert --out new", "bert is no decoder|choose one"),
+    ("teach-reader gpt --out new --data nope.txt", "nope.txt"),
+    ("teach-reader gpt --out new --data text.txt", "text.txt, line 1|== NAME"),
+    ("teach-reader gpt --out new --embedder nope", "'nope'|scratchlm train"),
+    ("teach-reader gpt --out new --set stepz=3", "--set|stepz|did you mean 'steps'"),
     # teach-tools
     ("teach-tools", "MODEL|scratchlm teach-tools --help"),
     ("teach-tools gpt", "--out"),

@@ -15,7 +15,9 @@ import pytest
 from scratchlm.errors import UserError
 from scratchlm.retrieval import Embeddings
 from scratchlm.retrieval.answers import LONGEST_QUESTION, REFUSAL, Answerer, AnswerSettings
+from scratchlm.retrieval.calibration import JUDGEMENT
 from scratchlm.retrieval.chat_models import LocalChat
+from scratchlm.retrieval.evidence import Judged
 from scratchlm.retrieval.followup import Turn
 from scratchlm.retrieval.passages import Hit
 from scratchlm.retrieval.wording import content_words, stem
@@ -378,10 +380,12 @@ def test_a_citation_tells_the_line_and_not_only_the_passage() -> None:
 class _Finds:
     """A judge to which every sentence is worth the same."""
 
+    judgement = JUDGEMENT
+
     def __init__(self, gain: float) -> None:
         self.gain = gain
 
-    def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
+    def gains(self, question: str, sentences: Sequence[Judged]) -> list[float]:
         del question
         return [self.gain] * len(sentences)
 

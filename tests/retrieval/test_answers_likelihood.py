@@ -11,7 +11,7 @@ import torch
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder, build_model, model_preset
 from scratchlm.retrieval import Embeddings
-from scratchlm.retrieval.evidence import JUDGED, Candidate, EvidenceScorer, Judgement, Weights
+from scratchlm.retrieval.evidence import JUDGED, Candidate, EvidenceScorer, Judged, Judgement, Weights
 from scratchlm.retrieval.likelihood import QuestionLikelihood
 from scratchlm.retrieval.passages import Hit
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
@@ -38,11 +38,12 @@ def mean_log_probability(model: Decoder, before: list[int], asked: list[int]) ->
 
 def test_gains_are_differences_of_mean_log_probabilities(decoder: tuple[Decoder, Tokenizer]) -> None:
     model, tokenizer = decoder
-    sentences = [("", "the cat sat on the mat"), ("fish", "it ran"), ("fish", "it swam in the river")]
+    said = [("", "the cat sat on the mat"), ("fish", "it ran"), ("fish", "it swam in the river")]
+    sentences = [Judged(head, text, text) for head, text in said]
     found = QuestionLikelihood(model, tokenizer, "fp32").gains("where does it", sentences)
     encode, asked = tokenizer.encode, tokenizer.encode(" where does it")
     start = [*tokenizer.prefix_ids] or [*tokenizer.eos_ids][:1]
-    for (head, text), gain in zip(sentences, found, strict=True):
+    for (head, text), gain in zip(said, found, strict=True):
         alone = [*start, *encode(head + "\n"), *encode("\nQuestion:")]
         below = [*start, *encode(head + "\n"), *encode(text), *encode("\nQuestion:")]
         expected = mean_log_probability(model, below, asked) - mean_log_probability(model, alone, asked)
@@ -51,10 +52,10 @@ def test_gains_are_differences_of_mean_log_probabilities(decoder: tuple[Decoder,
 
 def test_a_long_sentence_is_cut_and_a_long_question_is_an_error(decoder: tuple[Decoder, Tokenizer]) -> None:
     judge = QuestionLikelihood(*decoder)
-    (gain,) = judge.gains("where", [("", "fish " * 300)])
+    (gain,) = judge.gains("where", [Judged("", "fish " * 300, "")])
     assert np.isfinite(gain)
     with pytest.raises(UserError, match=r"the question has .* tokens"):
-        judge.gains("fish " * 300, [("", "cat")])
+        judge.gains("fish " * 300, [Judged("", "cat", "cat")])
     assert judge.gains("where", []) == []
 
 
@@ -77,14 +78,16 @@ class Ordered:
 class Prefers:
     """Finds one sentence likelier than others."""
 
+    judgement = Judgement(1.0, 1.0, -1.0)
+
     def __init__(self, text: str) -> None:
         self.text = text
-        self.seen: list[tuple[str, str]] = []
+        self.seen: list[Judged] = []
 
-    def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
+    def gains(self, question: str, sentences: Sequence[Judged]) -> list[float]:
         del question
         self.seen = list(sentences)
-        return [3.0 if text == self.text else 0.0 for _, text in sentences]
+        return [3.0 if one.sentence == self.text else 0.0 for one in sentences]
 
 
 def probabilities(judge: Prefers) -> list[float]:
@@ -94,19 +97,14 @@ def probabilities(judge: Prefers) -> list[float]:
         Candidate(0, 10, 19, "Two here."),
         Candidate(0, 20, 31, "Three here."),
     ]
-    scorer = EvidenceScorer(Ordered(), WEIGHTS, judge, Judgement(1.0, 1.0, -1.0))
+    scorer = EvidenceScorer(Ordered(), WEIGHTS, judge)
     return scorer.probabilities("Which?", [hit], candidates)
 
 
 def test_the_likeliest_sentences_are_judged_and_the_others_stay_behind() -> None:
     judge = Prefers("Two here.")
     one, two, three = probabilities(judge)
-    assert judge.seen == [("A > B", "One here."), ("A > B", "Two here.")]
+    assert judge.seen == [("A > B", "One here.", TEXT), ("A > B", "Two here.", TEXT)]
     assert len(judge.seen) == JUDGED
     assert two > one >= three
     assert probabilities(Prefers("Three here."))[2] <= min(probabilities(Prefers("Three here."))[:2])
-
-
-def test_a_judge_needs_a_judgement() -> None:
-    with pytest.raises(ValueError, match="judgement"):
-        EvidenceScorer(Ordered(), WEIGHTS, Prefers(""))

@@ -57,8 +57,8 @@ def ask(
     judge: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL",
-            help="A decoder that looks at the likeliest sentences once more, such as smollm2-135m-instruct.",
+            metavar="READER",
+            help="What looks at the likeliest sentences once more: a folder of teach-reader, or a decoder's name.",
             show_default=False,
         ),
     ] = None,

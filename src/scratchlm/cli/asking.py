@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -82,9 +83,12 @@ def _show(found: Answer, explain: bool) -> None:
 
 
 def judge_of(model: str) -> Judges:
-    """A decoder as a judge of sentences."""
+    """What looks at the likeliest sentences once more: a reader's folder, or any decoder by its likelihood."""
     from scratchlm.opening import open_model
     from scratchlm.retrieval.likelihood import QuestionLikelihood
+    from scratchlm.retrieval.reader import READER, Reader
 
+    if (Path(model) / READER).is_file():
+        return Reader.open(model)
     opened = open_model(model)
     return QuestionLikelihood(opened.model, opened.tokenizer)

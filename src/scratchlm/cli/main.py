@@ -34,6 +34,7 @@ from scratchlm.cli.rag_eval import rag_eval
 from scratchlm.cli.rag_sweep import rag_sweep
 from scratchlm.cli.search import search
 from scratchlm.cli.serve import serve
+from scratchlm.cli.teach_reader import teach_reader
 from scratchlm.cli.teach_tools import teach_tools
 from scratchlm.cli.traces import traces
 from scratchlm.cli.train import train
@@ -63,6 +64,7 @@ for _name, _verb in (
     ("train", train),
     ("finetune", finetune),
     ("align", align),
+    ("teach-reader", teach_reader),
     ("teach-tools", teach_tools),
     ("eval", evaluate),
     ("generate", generate),

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from scratchlm.errors import UserError
 from scratchlm.ranges import check_whole
-from scratchlm.retrieval.calibration import JUDGEMENT, THRESHOLD, WEIGHTS
+from scratchlm.retrieval.calibration import THRESHOLD, WEIGHTS
 from scratchlm.retrieval.chat_models import ChatModel, OnText
 from scratchlm.retrieval.evidence import Candidate, Embeds, EvidenceScorer, Judges
 from scratchlm.retrieval.followup import Turn, standalone
@@ -212,8 +212,8 @@ class Answerer:
         embedder: judges sentences; all-MiniLM-L6-v2, which the threshold was measured with.
         model: writes; None to quote always.
         judge: looks at the likeliest sentences once more before it is decided whether there is an answer, such as a
-            :class:`~scratchlm.retrieval.likelihood.QuestionLikelihood` of SmolLM2-135M-Instruct; None to decide by
-            the signals alone, in about a tenth of a second instead of two thirds of one.
+            :class:`~scratchlm.retrieval.reader.Reader`; None to decide by the signals alone, in about a tenth of a
+            second instead of two thirds of one.
 
     Raises:
         UserError: the style "write" without a model.
@@ -230,7 +230,7 @@ class Answerer:
         self.searcher, self.model, self.settings = searcher, model, settings or AnswerSettings()
         if model is None and self.settings.style == "write":
             raise UserError("an answer is to be written, and there is no model to write it; give one, or quote")
-        self._embedder, self._scorer = embedder, EvidenceScorer(embedder, WEIGHTS, judge, JUDGEMENT)
+        self._embedder, self._scorer = embedder, EvidenceScorer(embedder, WEIGHTS, judge)
         style = self.settings.style
         self.writes = model is not None and (style == "write" or (style == "auto" and model.writes))
         """Whether the model writes the answers; else they are quotations."""

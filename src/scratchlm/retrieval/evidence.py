@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,25 @@ class Embedded(Protocol):
     def vectors(self) -> Vectors: ...
 
 
+class Judged(NamedTuple):
+    """A sentence that is to be judged, and where it stands."""
+
+    headings: str
+    """May be empty."""
+    sentence: str
+    passage: str
+    """All of the hit."""
+
+
 class Judges(Protocol):
-    """What tells how much likelier a question is after a sentence, such as a
+    """What has read more than the signals, such as a :class:`~scratchlm.retrieval.reader.Reader` or a
     :class:`~scratchlm.retrieval.likelihood.QuestionLikelihood`."""
 
-    def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
-        """For each pair of headings and a sentence: nats per token of the question."""
+    judgement: Judgement
+    """What its judgement weighs."""
+
+    def gains(self, question: str, sentences: Sequence[Judged]) -> list[float]:
+        """For each sentence how much speaks for its answering the question, in nats, on a scale of its own."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A second regression, over the log-odds of the first and the gain that a language model tells.
+    """A second regression, over the log-odds of the first and the gain that a judge tells.
 
     Its constant is one at which the threshold of the first refuses as many answerable questions.
     """
@@ -166,19 +179,10 @@ class EvidenceScorer:
             elsewhere, and the threshold with them.
         weights: of the regression.
         judge: looks at the likeliest sentences once more; None to leave it at the signals.
-        judgement: what its judgement weighs.
-
-    Raises:
-        ValueError: a judge without a judgement.
     """
 
-    def __init__(
-        self, embedder: Embeds, weights: Weights, judge: Judges | None = None, judgement: Judgement | None = None
-    ) -> None:
-        if judge is not None and judgement is None:
-            raise ValueError("a judge needs the weight of its judgement")
-        self._embedder, self.weights = embedder, weights
-        self._judge, self._judgement = judge, judgement
+    def __init__(self, embedder: Embeds, weights: Weights, judge: Judges | None = None) -> None:
+        self._embedder, self.weights, self._judge = embedder, weights, judge
         self._known: dict[str, Vectors] = {}
 
     def signals(self, question: str, hits: Sequence[Hit], candidates: Sequence[Candidate]) -> list[Signals]:
@@ -202,12 +206,12 @@ class EvidenceScorer:
         """That each candidate answers, 0 to 1. With a judge those that it has not judged are no likelier than those
         that it has."""
         first = [self.weights.probability(one) for one in self.signals(question, hits, candidates)]
-        if self._judge is None or self._judgement is None or not first:
+        if self._judge is None or not first:
             return first
         best = sorted(range(len(first)), key=lambda i: -first[i])[:JUDGED]
-        pairs = [(" > ".join(hits[candidates[i].hit].headings), candidates[i].text) for i in best]
-        gains = self._judge.gains(question, pairs)
-        judged = {i: self._judgement.probability(first[i], gain) for i, gain in zip(best, gains, strict=True)}
+        gains = self._judge.gains(question, [judged_of(hits, candidates[i]) for i in best])
+        weigh = self._judge.judgement.probability
+        judged = {i: weigh(first[i], gain) for i, gain in zip(best, gains, strict=True)}
         least = min(judged.values())
         return [judged.get(i, min(one, least)) for i, one in enumerate(first)]
 
@@ -268,6 +272,12 @@ class EvidenceScorer:
         new = [text for text in wanted if text not in self._known]
         if new:
             self._known.update(zip(new, _normal(self._embedder.embed(new).vectors), strict=True))
+
+
+def judged_of(hits: Sequence[Hit], candidate: Candidate) -> Judged:
+    """A candidate as judges see it."""
+    hit = hits[candidate.hit]
+    return Judged(" > ".join(hit.headings), candidate.text, hit.text)
 
 
 class _Asked:

@@ -18,6 +18,8 @@ from scratchlm.alignment.sequences import token_log_probabilities
 from scratchlm.errors import UserError
 from scratchlm.generation.states import StatePrecision, StateReader
 from scratchlm.models import Decoder, Model
+from scratchlm.retrieval.calibration import JUDGEMENT
+from scratchlm.retrieval.evidence import Judged
 from scratchlm.tokenizers import Tokenizer
 
 _ASKED = "\nQuestion:"
@@ -71,11 +73,13 @@ class QuestionLikelihood:
         UserError: the model gives no words.
     """
 
+    judgement = JUDGEMENT
+
     def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "int8") -> None:
         self._tokenizer, self._likelihood = tokenizer, Likelihood(model, tokenizer, precision)
 
-    def gains(self, question: str, sentences: Sequence[tuple[str, str]]) -> list[float]:
-        """For each pair of headings, which may be empty, and a sentence: nats per token of the question.
+    def gains(self, question: str, sentences: Sequence[Judged]) -> list[float]:
+        """For each sentence below its headings: nats per token of the question.
 
         Raises:
             UserError: the question is too long for the model.
@@ -87,8 +91,11 @@ class QuestionLikelihood:
             raise UserError(
                 f"the question has {len(asked):,} tokens; the model reads {room + len(asked):,}; ask shorter"
             )
-        before = {head: encode(head + "\n") for head, _ in sentences}
-        contexts = [*before.values(), *(before[head] + encode(text)[:MOST_SENTENCE] for head, text in sentences)]
+        before = {one.headings: encode(one.headings + "\n") for one in sentences}
+        contexts = [
+            *before.values(),
+            *(before[one.headings] + encode(one.sentence)[:MOST_SENTENCE] for one in sentences),
+        ]
         found = self._likelihood.after([[*ids[-room:], *between] for ids in contexts], asked)
         alone = dict(zip(before, found, strict=False))
-        return [value - alone[head] for (head, _), value in zip(sentences, found[len(before) :], strict=True)]
+        return [value - alone[one.headings] for one, value in zip(sentences, found[len(before) :], strict=True)]

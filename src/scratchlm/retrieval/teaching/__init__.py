@@ -1,0 +1,1 @@
+"""Teaching a decoder to tell whether a passage answers a question, by texts that come with the library."""

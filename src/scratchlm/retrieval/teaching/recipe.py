@@ -1,0 +1,189 @@
+"""The recipe: a decoder learns from twins to answer or to say that there is none, and what that weighs is measured.
+
+1. Of each twin its questions and those of the other become rows: the passage, the question, the span or "none". One
+   question of another text is added.
+2. The model is fine-tuned on them by LoRA; all questions of a passage are learned in one step, which reads it once.
+3. On twins held out, searched as documents, a logistic regression finds how much the reader's log-odds weigh beside the
+   signals (:mod:`scratchlm.retrieval.evidence`), at the usual threshold.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from scratchlm.checkpoints.files import disk_errors, write_rows
+from scratchlm.errors import UserError
+from scratchlm.opening import open_model
+from scratchlm.retrieval.calibration import THRESHOLD, WEIGHTS
+from scratchlm.retrieval.embeddings import Embedder
+from scratchlm.retrieval.evidence import JUDGED, Embeds, EvidenceScorer, Judgement, judged_of
+from scratchlm.retrieval.passages import Hit
+from scratchlm.retrieval.prompting import candidates_of
+from scratchlm.retrieval.reader import MODEL, NONE, READER, Reader, asked_of, write_judgement
+from scratchlm.retrieval.regression import regression
+from scratchlm.retrieval.teaching.twins import Passage, own_twins, read_twins
+from scratchlm.training import Question, Reporter
+from scratchlm.training.distributed import choose_device
+from scratchlm.training.finetune import finetune
+from scratchlm.training.precision import fastest
+from scratchlm.training.settings import split_tuning
+from scratchlm.training.tuning_config import TuningConfig, tuned_train_config
+
+TUNING: Mapping[str, Any] = {
+    "batch_size": 88, "learning_rate": 1e-3, "beta2": 0.99, "epochs": 2, "pass_tokens": 3000, "eval_prompts": 0,
+}  # fmt: skip
+"""A step has eight passages, each with all that is asked of it."""
+EVERY = 10
+"""One pair of twins in so many is held out."""
+ANSWERED_REFUSED = 0.13
+"""Share of the answerable questions about held-out twins that the threshold refuses."""
+_HITS = 6
+
+
+def teach_reader(
+    model: str,
+    out: str | Path,
+    data: str | Path | None = None,
+    *,
+    embedder: str = "all-minilm-l6-v2",
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Teach a decoder to tell whether a passage answers a question. Leaves a folder for ``ask --judge``, and returns
+    what ``reader.json`` there says: the judgement's weights, how many questions of held-out twins are refused, and the
+    seconds.
+
+    Args:
+        data: a file of more twins to learn from (see :mod:`~scratchlm.retrieval.teaching.twins`).
+        embedder: the encoder that documents are searched with.
+        settings: of the fine-tuning, as ``finetune`` takes them, in place of the recipe's.
+        resume: go on with what was begun.
+
+    Raises:
+        UserError: the model cannot be taught, the file has other lines, or the folder is another's.
+        KeyboardInterrupt: it was broken off; it has been saved and can be resumed.
+    """
+    report, folder = reporter or Reporter(), Path(out)
+    layers = _layers(model)
+    run, rows, held_rows = folder / MODEL, folder / "rows.jsonl", folder / "validation.jsonl"
+    with disk_errors(str(folder), "choose another folder for --out"):
+        held = folder.exists() and any(folder.iterdir())
+    if held and not (rows.exists() and resume):
+        cure = "go on with --resume, or choose another folder" if rows.exists() else "choose another folder for --out"
+        raise UserError(f"{folder} already holds {'a reader' if rows.exists() else 'files'}; {cure}")
+    given: dict[str, Any] = {**TUNING, "lora_layers": f"{layers // 8}-{layers - 1}", **(settings or {})}
+    given.setdefault("precision", fastest(choose_device("auto")))
+    _check(given)
+    pairs = own_twins()
+    held_out, taught = pairs[::EVERY], [pair for n, pair in enumerate(pairs) if n % EVERY]
+    taught += [] if data is None else read_twins(data)
+    searching = Embedder.open(embedder)
+    random = Random(0)
+    with disk_errors(str(folder), "free some space, and go on with --resume"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(held_rows, rows_of(held_out[:12], random))
+        write_rows(rows, rows_of(taught, random))
+    began = time.perf_counter()
+    question = Question(model, str(rows), "prompt", "lora", str(held_rows))
+    result = finetune(question, run, settings=given, resume=resume, reporter=report)
+    if result.fit.stopped == "interrupted":
+        raise KeyboardInterrupt
+    report.note(f"{len(held_out)} held-out pairs are searched and asked, to see what the reader's judgement weighs")
+    opened = open_model(str(run))
+    judgement, figures = calibrate(Reader(opened.model, opened.tokenizer, Judgement(1, 1, 0)), searching, held_out)
+    told = {**figures, "questions": sum(len(one.asked) for one, _ in held_out), "seconds": result.fit.seconds}
+    told["calibrating_seconds"] = round(time.perf_counter() - began - result.fit.seconds, 1)
+    with disk_errors(str(folder), "free some space, and go on with --resume"):
+        write_judgement(folder, judgement, told)
+    found: dict[str, Any] = json.loads((folder / READER).read_text())
+    return found
+
+
+def rows_of(pairs: Sequence[tuple[Passage, Passage]], random: Random) -> list[dict[str, str]]:
+    """Prompts and completions, passage by passage."""
+    passages = [one for pair in pairs for one in pair]
+    random.shuffle(passages)
+    rows = []
+    for n, one in enumerate(passages):
+        asked = random.sample(one.asked, len(one.asked))
+        other = passages[n - 1]
+        if other.name != one.name:  # of a question about something else it is easy to say that there is no answer
+            asked.append((random.choice(other.asked)[0], None))
+        rows += [
+            {"prompt": asked_of(one.title, one.text, question), "completion": NONE if span is None else f" {span}"}
+            for question, span in asked
+        ]
+    return rows
+
+
+def calibrate(
+    reader: Reader, embedder: Embeds, pairs: Sequence[tuple[Passage, Passage]]
+) -> tuple[Judgement, dict[str, float]]:
+    """What a reader's log-odds weigh beside those of the signals, and the shares of questions that are then refused.
+
+    Of every pair one passage is there and the other is not; both are asked about, of what is there six passages are
+    found by their vectors, and the likeliest sentences are judged.
+    """
+    there = [pair[n % 2] for n, pair in enumerate(pairs)]
+    hits = [_whole(one) for one in there]
+    vectors = embedder.embed([hit.embedded for hit in hits]).vectors
+    scorer = EvidenceScorer(embedder, WEIGHTS)
+    rows: list[list[float]] = []
+    right: list[bool] = []
+    owners: list[int] = []
+    answered: list[bool] = []
+    for one in there:
+        for question, span in one.asked:
+            near = np.argsort(-(vectors @ embedder.embed([question]).vectors[0]), kind="stable")[:_HITS]
+            found = [hits[n] for n in near]
+            candidates, _ = candidates_of(found)
+            first = scorer.probabilities(question, found, candidates)
+            best = sorted(range(len(first)), key=lambda i: -first[i])[:JUDGED]
+            gains = reader.gains(question, [judged_of(found, candidates[i]) for i in best])
+            for i, gain in zip(best, gains, strict=True):
+                likely = min(max(first[i], 1e-12), 1 - 1e-12)
+                rows.append([math.log(likely / (1 - likely)), gain])
+                hit = found[candidates[i].hit]
+                right.append(span is not None and hit.file == one.name and span in candidates[i].text)
+                owners.append(len(answered))
+            answered.append(span is not None)
+    matrix, owner, yes = np.array(rows), np.array(owners), np.array(answered)
+    weights, constant = regression(matrix, np.array(right, float))
+    odds = matrix @ weights + constant
+    sure = np.array([odds[owner == number].max() for number in range(len(answered))])
+    least = math.log(THRESHOLD / (1 - THRESHOLD))
+    shift = least - float(np.quantile(sure[yes], ANSWERED_REFUSED))
+    figures = {
+        "refused_unanswerable": float((sure[~yes] + shift < least).mean()),
+        "refused_answerable": float((sure[yes] + shift < least).mean()),
+        "area_under_curve": float((sure[yes][:, None] > sure[~yes]).mean()),
+    }
+    return Judgement(float(weights[0]), float(weights[1]), constant + shift), figures
+
+
+def _whole(one: Passage) -> Hit:
+    """A passage as a search finds it."""
+    return Hit(one.name, one.name, one.text, 0, len(one.text), 1, 1, None, None, (one.title,), "text", 0.0)
+
+
+def _layers(model: str) -> int:
+    opened = open_model(model, weights=False)
+    if opened.config.architecture != "decoder" or opened.config.head != "linear":
+        raise UserError(f"{model} is no decoder, and only a decoder can say what a passage answers; choose one")
+    return opened.config.layers
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """Raises UserError for settings that a training would refuse, before anything is written."""
+    _, train, tuning, _ = split_tuning(given, "settings")
+    TuningConfig(**tuning)
+    tuned_train_config("lora", train.get("steps", 10), {"warmup_steps": 0} | train, 1)
