@@ -1,6 +1,6 @@
 """Learn what ``scratchlm/retrieval/calibration.py`` holds: the coefficients of evidence and the threshold of refusal.
 
-    python benchmarks/answer_calibration.py [--json] [--model NAME] [--embedder NAME] [--no-model]
+    python benchmarks/answer_calibration.py [--json] [--model NAME] [--embedder NAME] [--no-model] [--reader FOLDER]
 
 From the documents and questions of ``tests/retrieval/questions/calibration.txt``. Figures are of documents left out in
 cross-validation, neighbours together. ``answer_quality.py`` measures other documents.
@@ -25,13 +25,15 @@ from scratchlm.retrieval import Embedder
 from scratchlm.retrieval.evidence import JUDGED, Embeds, EvidenceScorer, Judged, Judges, Signals, Weights, judged_of
 from scratchlm.retrieval.likelihood import QuestionLikelihood
 from scratchlm.retrieval.prompting import candidates_of
-from scratchlm.retrieval.regression import Numbers, regression
+from scratchlm.retrieval.reader import Reader
 
-K, FOLDS = 6, 8
+Numbers = NDArray[np.float64]
+K, FOLDS, RIDGE = 6, 8, 1.0
 SHORT_PASSAGE_WORDS = 30
 """Calibrated on passages of both lengths, so that what is learned does not lean on one."""
-ANSWERED_REFUSED = 0.13
-"""Share of the answerable questions that the threshold refuses in cross-validation; the goal is 15 % at most."""
+ANSWERED_REFUSED, READ_REFUSED = 0.13, 0.11
+"""Shares of the answerable questions that the threshold refuses in cross-validation, without a reader and with one; the
+goal is 15 % at most, also of other documents."""
 
 
 class Table:
@@ -39,7 +41,7 @@ class Table:
 
     def __init__(self, embedder: Embeds, texts: Mapping[str, str], asked: Sequence[Asked]) -> None:
         scorer = EvidenceScorer(embedder, Weights((0.0,) * len(fields(Signals)), 0.0))
-        rows, right, owners = [], [], []
+        rows, right, holds, owners = [], [], [], []
         self.judged: list[Judged] = []
         """What a judge sees of each row."""
         self.asked = [*asked, *asked]
@@ -53,8 +55,11 @@ class Table:
                     rows.append(signals.row())
                     owners.append(number + length * len(asked))
                     right.append(one.gold is not None and hit.file == one.file and one.gold in candidate.text)
+                    holds.append(one.gold is not None and hit.file == one.file and one.gold in hit.text)
                     self.judged.append(judged_of(hits, candidate))
         self.signals, self.right, self.owner = np.array(rows), np.array(right, float), np.array(owners)
+        self.holds = np.array(holds, float)
+        """Whether each row's passage answers."""
         names = list(dict.fromkeys(one.file for one in asked))  # neighbours are alike, and stay in one fold
         self.folds = np.array([names.index(one.file) // 2 % FOLDS for one in self.asked])
         self.answerable = np.array([one.gold is not None for one in self.asked])
@@ -74,7 +79,7 @@ class Table:
         }
 
 
-def calibrate(table: Table, judge: Judges | None) -> dict[str, Any]:
+def calibrate(table: Table, judge: Judges | None, reader: Judges | None = None) -> dict[str, Any]:
     """The coefficients, the threshold, and the figures of cross-validation."""
     odds = cross_validated(table.signals, table.right, table.folds[table.owner])
     best = table.best(odds, JUDGED)
@@ -89,21 +94,35 @@ def calibrate(table: Table, judge: Judges | None) -> dict[str, Any]:
         "top_sentence_right": float(top.mean()),
         "signals": table.figures(sure, least),
     }
-    if judge is None:
-        return found
+    if judge is not None:
+        found |= weighed(table, judge, ("judgement", "judged"), table.right, ANSWERED_REFUSED, (odds, best, least))
+    if reader is not None:  # it has read passages, and a passage is what it is right about
+        found |= weighed(table, reader, ("reading", "read"), table.holds, READ_REFUSED, (odds, best, least))
+    return found
+
+
+def weighed(
+    table: Table,
+    judge: Judges,
+    names: tuple[str, str],
+    right: Numbers,
+    refused: float,
+    first: tuple[Numbers, list[NDArray[np.int64]], float],
+) -> dict[str, Any]:
+    """What a judge's gains weigh beside the signals, at the same threshold, and the figures of cross-validation."""
+    odds, best, least = first
     gains = [
         judge.gains(one.question, [table.judged[i] for i in rows]) for one, rows in zip(table.asked, best, strict=True)
     ]
     chosen = np.concatenate(best)
     matrix = np.column_stack([odds[chosen], np.concatenate(gains)])
     owner = table.owner[chosen]
-    again = cross_validated(matrix, table.right[chosen], table.folds[owner])
+    again = cross_validated(matrix, right[chosen], table.folds[owner])
     judged = np.array([again[owner == number].max() for number in range(len(table.asked))])
-    weights, second = regression(matrix, table.right[chosen])
-    shift = least - float(np.quantile(judged[table.answerable], ANSWERED_REFUSED))
-    found["judgement"] = {"odds": weights[0], "gain": weights[1], "constant": second + shift}
-    found["judged"] = table.figures(judged + shift, least)
-    return found
+    weights, second = regression(matrix, right[chosen])
+    shift = least - float(np.quantile(judged[table.answerable], refused))
+    told = {"odds": weights[0], "gain": weights[1], "constant": second + shift}
+    return {names[0]: told, names[1]: table.figures(judged + shift, least)}
 
 
 def cross_validated(matrix: Numbers, labels: Numbers, folds: NDArray[np.int64]) -> Numbers:
@@ -115,11 +134,29 @@ def cross_validated(matrix: Numbers, labels: Numbers, folds: NDArray[np.int64]) 
     return found
 
 
+def regression(matrix: Numbers, labels: Numbers) -> tuple[Numbers, float]:
+    """Logistic regression by Newton's method, with a ridge on the standardised columns."""
+    mean, deviation = matrix.mean(0), matrix.std(0) + 1e-9
+    rows = np.column_stack([(matrix - mean) / deviation, np.ones(len(matrix))])
+    ridge = np.diag([RIDGE] * matrix.shape[1] + [0.0])
+    found = np.zeros(rows.shape[1])
+    for _ in range(50):
+        odds = 1 / (1 + np.exp(-(rows @ found)))
+        slope = rows.T @ (labels - odds) - ridge @ found
+        step = np.linalg.solve(rows.T @ (rows * (odds * (1 - odds))[:, None]) + ridge, slope)
+        found += step
+        if np.abs(step).max() < 1e-9:
+            break
+    coefficients = found[:-1] / deviation
+    return coefficients, float(found[-1] - coefficients @ mean)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--embedder", default="all-minilm-l6-v2")
+    parser.add_argument("--reader", help="a folder of teach-reader, to be weighed as well")
     parser.add_argument("--no-model", action="store_true", help="learn from the signals alone")
     options = parser.parse_args()
     try:
@@ -128,7 +165,7 @@ def main() -> None:
         if not options.no_model:
             loaded = scratchlm.load(options.model)
             judge = QuestionLikelihood(loaded.model, loaded.tokenizer)
-        found = calibrate(table, judge)
+        found = calibrate(table, judge, None if options.reader is None else Reader.open(options.reader))
     except UserError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(found, indent=None if options.json else 2))

@@ -17,10 +17,11 @@ from scratchlm import UserError
 from scratchlm.cli.asking import judge_of
 from scratchlm.models import Decoder, ModelConfig, build_model, model_preset
 from scratchlm.retrieval import Embeddings
-from scratchlm.retrieval.evidence import Judged, Judgement
-from scratchlm.retrieval.reader import MODEL, MOST_PASSAGE, NONE, READER, Reader, asked_of, write_judgement
+from scratchlm.retrieval.calibration import READING
+from scratchlm.retrieval.evidence import Judged
+from scratchlm.retrieval.reader import MODEL, MOST_PASSAGE, NONE, READER, Reader, asked_of
 from scratchlm.retrieval.teaching import recipe
-from scratchlm.retrieval.teaching.recipe import EVERY, calibrate, rows_of, teach_reader
+from scratchlm.retrieval.teaching.recipe import EVERY, measure, rows_of, teach_reader
 from scratchlm.retrieval.teaching.twins import own_twins, parse_twins, read_twins
 from scratchlm.retrieval.wording import content_words, stem
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
@@ -140,7 +141,7 @@ def decoder() -> tuple[Decoder, Tokenizer]:
 def test_log_odds_are_those_of_not_saying_none(decoder: tuple[Decoder, Tokenizer]) -> None:
     model, tokenizer = decoder
     passages = [("The mill", "It was built in 1801."), ("", "Nobody lives there now.")]
-    found = Reader(model, tokenizer, Judgement(1, 1, 0), "fp32").odds("When was it built?", passages)
+    found = Reader(model, tokenizer, "fp32").odds("When was it built?", passages)
     none = tokenizer.encode(NONE)[0]
     for (head, text), odds in zip(passages, found, strict=True):
         ids = torch.tensor([tokenizer.encode(asked_of(head, text, "When was it built?"))])
@@ -152,7 +153,7 @@ def test_log_odds_are_those_of_not_saying_none(decoder: tuple[Decoder, Tokenizer
 def test_sentences_of_one_passage_are_read_once_and_a_long_one_around_the_sentence(
     decoder: tuple[Decoder, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = Reader(*decoder, Judgement(1, 1, 0))
+    reader = Reader(*decoder)
     seen: list[tuple[str, str]] = []
     monkeypatch.setattr(reader, "odds", lambda _, passages: [seen.append(one) or float(len(seen)) for one in passages])  # type: ignore[func-returns-value]
     short = "It was built in 1801. It burned."
@@ -175,13 +176,10 @@ def test_sentences_of_one_passage_are_read_once_and_a_long_one_around_the_senten
 def test_what_is_no_reader(decoder: tuple[Decoder, Tokenizer], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no reader; teach one with: scratchlm teach-reader"):
         Reader.open(tmp_path)
-    (tmp_path / READER).write_text('{"judgement": {"odds": 1}}')
-    with pytest.raises(UserError, match="is no reader"):
-        Reader.open(tmp_path)
     with pytest.raises(UserError, match="a reader is a decoder"):
-        Reader(build_model(model_preset("tinybert", decoder[1].vocab_size)), decoder[1], Judgement(1, 1, 0))
+        Reader(build_model(model_preset("tinybert", decoder[1].vocab_size)), decoder[1])
     with pytest.raises(UserError, match=r"the question and a passage have .* tokens; the model reads 640"):
-        Reader(*decoder, Judgement(1, 1, 0)).odds("When? " * 300, [("", "It burned.")])
+        Reader(*decoder).odds("When? " * 300, [("", "It burned.")])
 
 
 # ---- weighing
@@ -205,7 +203,7 @@ class Words:
 class Knows:
     """A reader that is right, more or less."""
 
-    judgement = Judgement(1, 1, 0)
+    judgement = READING
 
     def __init__(self, pairs: Any, noise: float) -> None:
         self.right = {(q, one.text) for pair in pairs for one in pair for q, span in one.asked if span is not None}
@@ -213,19 +211,18 @@ class Knows:
 
     def gains(self, question: str, sentences: Any) -> list[float]:
         return [
-            (2.0 if (question, one.passage) in self.right else -2.0) + self.noise * float(self.random.standard_normal())
+            (8.0 if (question, one.passage) in self.right else -8.0) + self.noise * float(self.random.standard_normal())
             for one in sentences
         ]
 
 
-def test_a_reader_that_knows_more_weighs_more() -> None:
+def test_a_reader_that_knows_more_refuses_what_has_no_answer() -> None:
     pairs = own_twins()[::40]
-    good, told = calibrate(Knows(pairs, 0.5), Words(), pairs)  # type: ignore[arg-type]
-    poor, less = calibrate(Knows(pairs, 20.0), Words(), pairs)  # type: ignore[arg-type]
-    assert good.gain > 5 * abs(poor.gain)
-    assert told["refused_unanswerable"] > 0.85 > less["refused_unanswerable"]
-    for figures in (told, less):  # the threshold lies where so many of the answerable questions are refused
-        assert figures["refused_answerable"] == pytest.approx(recipe.ANSWERED_REFUSED, abs=0.02)
+    good, poor = (measure(Knows(pairs, noise), Words(), pairs) for noise in (0.5, 20.0))
+    assert good["questions"] == sum(len(one.asked) for one, _ in pairs)
+    assert good["area_under_curve"] > 0.9 > poor["area_under_curve"] + 0.1
+    assert good["refused_unanswerable"] > 0.85 > poor["refused_unanswerable"]
+    assert good["refused_answerable"] < 0.25
 
 
 # ---- the recipe
@@ -265,13 +262,13 @@ def test_a_reader_is_taught_weighed_and_opens(base: Path, tmp_path: Path) -> Non
     told = teach_reader(str(base), out, settings=FAST, reporter=Reporter(quiet=True))
     assert told == json.loads((out / READER).read_text())
     assert told["questions"] > 10
-    assert 0 <= told["refused_answerable"] <= 0.3
+    assert 0 <= told["refused_answerable"] <= 1
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     held = {first.title for first, _ in recipe.own_twins()[::EVERY]}
     assert not any(row["prompt"].startswith(f"{title}\n") for row in rows for title in held)
     reader = judge_of(str(out))
     assert isinstance(reader, Reader)
-    assert reader.judgement == Judgement(**told["judgement"])
+    assert reader.judgement == READING
     assert len(reader.gains("When?", [Judged("", "It burned.", "It burned.")])) == 1
     with pytest.raises(UserError, match="already holds a reader; go on with --resume"):
         teach_reader(str(base), out, settings=FAST, reporter=Reporter(quiet=True))
@@ -286,13 +283,15 @@ def test_a_broken_off_teaching_goes_on(base: Path, tmp_path: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "calibrate", killed)
+        patch.setattr(recipe, "measure", killed)
         with pytest.raises(KeyboardInterrupt):
             teach_reader(str(base), out, settings=FAST, reporter=Reporter(quiet=True))
     assert (out / MODEL).is_dir()
     assert not (out / READER).exists()
     again = teach_reader(str(base), out, settings=FAST, resume=True, reporter=Reporter(quiet=True))
-    assert again["judgement"] == pytest.approx(told["judgement"])
+    assert {name: again[name] for name in again if name != "seconds"} == pytest.approx(
+        {name: told[name] for name in told if name != "seconds"}
+    )
 
 
 @pytest.mark.usefixtures("few")
@@ -311,10 +310,3 @@ def test_own_twins_are_learned_as_well_and_mistakes_leave_nothing(base: Path, tm
         with pytest.raises(UserError):
             teach_reader(str(base), tmp_path / "new", data, settings=settings)
     assert not (tmp_path / "new").exists()
-
-
-def test_a_judgement_is_kept(tmp_path: Path) -> None:
-    write_judgement(tmp_path, Judgement(0.5, 1.5, -1.0), {"questions": 3})
-    assert json.loads((tmp_path / READER).read_text()) == {
-        "judgement": {"odds": 0.5, "gain": 1.5, "constant": -1.0}, "questions": 3,
-    }  # fmt: skip

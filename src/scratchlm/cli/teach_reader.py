@@ -19,7 +19,7 @@ def teach_reader(
     ] = None,
     embedder: Annotated[str, typer.Option(help="The encoder that documents are searched with.")] = "all-minilm-l6-v2",
     config: Config = None,
-    settings: Annotated[list[str] | None, settings_option("epochs=1")] = None,
+    settings: Annotated[list[str] | None, settings_option("epochs=2")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in the folder.")] = False,
     json: Json = False,
 ) -> None:

@@ -6,27 +6,25 @@ the first token is looked at: the log-odds that it begins an answer. ``scratchlm
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from scratchlm.checkpoints.files import write_text
 from scratchlm.errors import UserError
 from scratchlm.generation.states import StatePrecision, StateReader
 from scratchlm.models import Decoder, Model
 from scratchlm.opening import open_model
-from scratchlm.retrieval.evidence import Judged, Judgement
+from scratchlm.retrieval.calibration import READING
+from scratchlm.retrieval.evidence import Judged
 from scratchlm.retrieval.wording import sentence_spans
 from scratchlm.tokenizers import Tokenizer
 
 NONE = " none"
 """What is said where the passage has no answer."""
 MODEL, READER = "model", "reader.json"
-"""In a reader's folder: the run, and what its judgement weighs."""
+"""In a reader's folder: the run, and what was measured when it had been taught."""
 MOST_PASSAGE = 320
 """Tokens that are read of a passage with its headings."""
 _SURE = 30.0
@@ -43,19 +41,18 @@ class Reader:
     Args:
         model: a decoder that ``teach-reader`` taught, put in evaluation mode.
         tokenizer: of the model.
-        judgement: what its log-odds weigh beside the signals.
         precision: that it is read in on the CPU.
 
     Raises:
         UserError: the model gives no words.
     """
 
-    def __init__(
-        self, model: Model, tokenizer: Tokenizer, judgement: Judgement, precision: StatePrecision = "int8"
-    ) -> None:
+    judgement = READING
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "int8") -> None:
         if not isinstance(model, Decoder) or model.config.head != "linear":
             raise UserError("a reader is a decoder, such as smollm2-135m-instruct; give one")
-        self.judgement, self._model, self._tokenizer = judgement, model, tokenizer
+        self._model, self._tokenizer = model, tokenizer
         self._none = tokenizer.encode(NONE)[0]
         on_cpu = model.embed.tokens.weight.device.type == "cpu"
         self._states = StateReader(model, precision if on_cpu else "fp32")
@@ -67,14 +64,10 @@ class Reader:
         Raises:
             UserError: the folder holds none, or it cannot be opened.
         """
-        path = Path(folder) / READER
-        try:
-            judgement = Judgement(**json.loads(path.read_text(encoding="utf-8"))["judgement"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            cure = "teach one with: scratchlm teach-reader MODEL --out FOLDER"
-            raise UserError(f"{folder} is no reader; {cure}") from error
+        if not (Path(folder) / READER).is_file():
+            raise UserError(f"{folder} is no reader; teach one with: scratchlm teach-reader MODEL --out FOLDER")
         opened = open_model(str(Path(folder) / MODEL))
-        return cls(opened.model, opened.tokenizer, judgement)
+        return cls(opened.model, opened.tokenizer)
 
     def gains(self, question: str, sentences: Sequence[Judged]) -> list[float]:
         """For each sentence the log-odds, in nats, that its passage answers.
@@ -126,8 +119,3 @@ class Reader:
             if left >= 0:
                 first, last = (n, last) if before else (first, n + 1)
         return one.passage[spans[first][0] : spans[last - 1][1]]
-
-
-def write_judgement(folder: str | Path, judgement: Judgement, told: Mapping[str, object]) -> None:
-    """Make a folder with a run a reader's."""
-    write_text(Path(folder) / READER, json.dumps({"judgement": asdict(judgement), **told}, indent=1) + "\n")
