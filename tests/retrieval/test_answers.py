@@ -380,7 +380,7 @@ def test_a_citation_tells_the_line_and_not_only_the_passage() -> None:
 class _Finds:
     """A judge to which every sentence is worth the same."""
 
-    judgement = JUDGEMENT
+    judgement, of_passages = JUDGEMENT, False
 
     def __init__(self, gain: float) -> None:
         self.gain = gain

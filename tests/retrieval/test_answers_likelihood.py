@@ -11,7 +11,7 @@ import torch
 from scratchlm.errors import UserError
 from scratchlm.models import Decoder, build_model, model_preset
 from scratchlm.retrieval import Embeddings
-from scratchlm.retrieval.evidence import JUDGED, Candidate, EvidenceScorer, Judged, Judgement, Weights
+from scratchlm.retrieval.evidence import JUDGED, Candidate, EvidenceScorer, Judged, Judgement, Signals, Weights
 from scratchlm.retrieval.likelihood import QuestionLikelihood
 from scratchlm.retrieval.passages import Hit
 from scratchlm.tokenizers import Tokenizer, train_tokenizer
@@ -59,6 +59,14 @@ def test_a_long_sentence_is_cut_and_a_long_question_is_an_error(decoder: tuple[D
     assert judge.gains("where", []) == []
 
 
+def test_of_a_passage_that_is_judged_the_signals_say_which_sentence_it_is() -> None:
+    plain = [WEIGHTS.probability(one) for one in _signals()]
+    one, two, three = probabilities(Prefers("", of_passages=True))
+    assert two / one == pytest.approx(plain[1] / plain[0])
+    assert three <= two < one
+    assert one == pytest.approx(Prefers.judgement.probability(plain[0], 0.0))
+
+
 def test_likelihoods_need_a_decoder(decoder: tuple[Decoder, Tokenizer]) -> None:
     with pytest.raises(UserError, match="decoder"):
         QuestionLikelihood(build_model(model_preset("tinybert", decoder[1].vocab_size)), decoder[1])
@@ -80,8 +88,8 @@ class Prefers:
 
     judgement = Judgement(1.0, 1.0, -1.0)
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, *, of_passages: bool = False) -> None:
+        self.text, self.of_passages = text, of_passages
         self.seen: list[Judged] = []
 
     def gains(self, question: str, sentences: Sequence[Judged]) -> list[float]:
@@ -90,15 +98,20 @@ class Prefers:
         return [3.0 if one.sentence == self.text else 0.0 for one in sentences]
 
 
+HIT = Hit("x", "x", TEXT, 0, len(TEXT), 1, 1, None, None, ("A", "B"), "text", 1.0)
+CANDIDATES = [
+    Candidate(0, 0, 9, "One here."),
+    Candidate(0, 10, 19, "Two here."),
+    Candidate(0, 20, 31, "Three here."),
+]
+
+
 def probabilities(judge: Prefers) -> list[float]:
-    hit = Hit("x", "x", TEXT, 0, len(TEXT), 1, 1, None, None, ("A", "B"), "text", 1.0)
-    candidates = [
-        Candidate(0, 0, 9, "One here."),
-        Candidate(0, 10, 19, "Two here."),
-        Candidate(0, 20, 31, "Three here."),
-    ]
-    scorer = EvidenceScorer(Ordered(), WEIGHTS, judge)
-    return scorer.probabilities("Which?", [hit], candidates)
+    return EvidenceScorer(Ordered(), WEIGHTS, judge).probabilities("Which?", [HIT], CANDIDATES)
+
+
+def _signals() -> list[Signals]:
+    return EvidenceScorer(Ordered(), WEIGHTS).signals("Which?", [HIT], CANDIDATES)
 
 
 def test_the_likeliest_sentences_are_judged_and_the_others_stay_behind() -> None:

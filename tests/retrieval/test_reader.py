@@ -203,7 +203,7 @@ class Words:
 class Knows:
     """A reader that is right, more or less."""
 
-    judgement = READING
+    judgement, of_passages = READING, True
 
     def __init__(self, pairs: Any, noise: float) -> None:
         self.right = {(q, one.text) for pair in pairs for one in pair for q, span in one.asked if span is not None}

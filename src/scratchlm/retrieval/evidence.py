@@ -56,6 +56,8 @@ class Judges(Protocol):
 
     judgement: Judgement
     """What its judgement weighs."""
+    of_passages: bool
+    """Whether it judges the passage, and leaves it to the signals which of its sentences it is."""
 
     def gains(self, question: str, sentences: Sequence[Judged]) -> list[float]:
         """For each sentence how much speaks for its answering the question, in nats, on a scale of its own."""
@@ -212,6 +214,10 @@ class EvidenceScorer:
         gains = self._judge.gains(question, [judged_of(hits, candidates[i]) for i in best])
         weigh = self._judge.judgement.probability
         judged = {i: weigh(first[i], gain) for i, gain in zip(best, gains, strict=True)}
+        if self._judge.of_passages:
+            for i in best:
+                likeliest = next(one for one in best if candidates[one].hit == candidates[i].hit)
+                judged[i] = judged[likeliest] * first[i] / first[likeliest]
         least = min(judged.values())
         return [judged.get(i, min(one, least)) for i, one in enumerate(first)]
 

@@ -73,7 +73,7 @@ class QuestionLikelihood:
         UserError: the model gives no words.
     """
 
-    judgement = JUDGEMENT
+    judgement, of_passages = JUDGEMENT, False
 
     def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "int8") -> None:
         self._tokenizer, self._likelihood = tokenizer, Likelihood(model, tokenizer, precision)

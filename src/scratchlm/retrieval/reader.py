@@ -47,7 +47,7 @@ class Reader:
         UserError: the model gives no words.
     """
 
-    judgement = READING
+    judgement, of_passages = READING, True
 
     def __init__(self, model: Model, tokenizer: Tokenizer, precision: StatePrecision = "int8") -> None:
         if not isinstance(model, Decoder) or model.config.head != "linear":
