@@ -15,7 +15,7 @@ import yaml
 from scratchlm.errors import UserError
 from scratchlm.models import ModelConfig
 from scratchlm.training.config import TrainConfig
-from scratchlm.training.tuning_config import TuningConfig
+from scratchlm.training.tuning_config import Method, TuningConfig, tuned_train_config
 
 DIAL = "depth"
 """The one model setting that is no field: the size dial of the preset ``modern``."""
@@ -160,3 +160,14 @@ def _words(allowed: tuple[Any, ...]) -> str:
         return "a whole number"
     choices = [choice for hint in allowed for choice in typing.get_args(hint)]
     return f"one of: {', '.join(choices)}" if choices else "a word"
+
+
+def check_tuning(values: Mapping[str, Any], method: Method) -> None:
+    """See whether a fine-tuning would take these settings, before anything is read, measured or written.
+
+    Raises:
+        UserError: an unknown name, a wrong type, or a value out of range.
+    """
+    _, train, tuning, _ = split_tuning(values, "settings")
+    TuningConfig(**tuning)
+    tuned_train_config(method, train.get("steps", 10), {"warmup_steps": 0} | train, 1)

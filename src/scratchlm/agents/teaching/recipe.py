@@ -38,8 +38,8 @@ from scratchlm.training.distributed import choose_device
 from scratchlm.training.finetune import finetune
 from scratchlm.training.precision import fastest
 from scratchlm.training.progress import clock
-from scratchlm.training.settings import split_tuning
-from scratchlm.training.tuning_config import TuningConfig, tuned_train_config
+from scratchlm.training.settings import check_tuning
+from scratchlm.training.tuning_config import upper_blocks
 
 TUNED, ALIGNED, REPORT = "tuned", "aligned", "report.json"
 """The runs in the recipe's folder, and what is told of them."""
@@ -114,8 +114,13 @@ def teach_tools(
     told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"model": model, **vars(teaching)}
     _same(told, {"model": model, **vars(teaching)}, folder)
     told.setdefault("precision", fastest(choose_device("auto")))  # told once: what goes on goes on as it began
-    given = {**TUNING, "precision": told["precision"], **_blocks(opened.config.layers), **(settings or {})}
-    _check(given)
+    given = {
+        **TUNING,
+        "precision": told["precision"],
+        "lora_layers": upper_blocks(opened.config.layers),
+        **(settings or {}),
+    }
+    check_tuning(given, "lora")
 
     def measured(name: str, of: str) -> None:
         if name not in told and teaching.tasks:
@@ -193,18 +198,6 @@ def solve(model: Decoder, tokenizer: Any, tasks: Sequence[Task]) -> list[str]:
     engine = build_engine(model.eval(), rows=_SLOTS, precision="fp32", context=min(model.config.context, 1024))
     sampling = SamplingConfig(greedy=True)
     return [one.text for one in roll_out(engine, tokenizer, tasks, max_new_tokens=_NEW_TOKENS, sampling=sampling)]
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    """Raises UserError for settings that a training would refuse, before the model is measured for minutes."""
-    _, train, tuning, _ = split_tuning(given, "settings")
-    TuningConfig(**tuning)
-    tuned_train_config("lora", train.get("steps", 10), {"warmup_steps": 0} | train, 1)
-
-
-def _blocks(layers: int) -> dict[str, str]:
-    """The lowest blocks read words as they always have; without gradients there a step is a tenth shorter."""
-    return {"lora_layers": f"{layers // 8}-{layers - 1}"}
 
 
 def _run(told: dict[str, Any], name: str, work: Callable[[], Any]) -> None:

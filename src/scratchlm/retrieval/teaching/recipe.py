@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.files import disk_errors, write_rows, write_text
 from scratchlm.errors import UserError
 from scratchlm.opening import open_model
@@ -30,8 +31,8 @@ from scratchlm.training import Question, Reporter
 from scratchlm.training.distributed import choose_device
 from scratchlm.training.finetune import finetune
 from scratchlm.training.precision import fastest
-from scratchlm.training.settings import split_tuning
-from scratchlm.training.tuning_config import TuningConfig, tuned_train_config
+from scratchlm.training.settings import check_tuning
+from scratchlm.training.tuning_config import upper_blocks
 
 TUNING: Mapping[str, Any] = {
     "batch_size": 88, "learning_rate": 1e-3, "beta2": 0.99, "epochs": 1.25, "pass_tokens": 3000, "eval_prompts": 0,
@@ -73,9 +74,10 @@ def teach_reader(
     if held and not (rows.exists() and resume):
         cure = "go on with --resume, or choose another folder" if rows.exists() else "choose another folder for --out"
         raise UserError(f"{folder} already holds {'a reader' if rows.exists() else 'files'}; {cure}")
-    given: dict[str, Any] = {**TUNING, "lora_layers": f"{layers // 8}-{layers - 1}", **(settings or {})}
-    given.setdefault("precision", fastest(choose_device("auto")))
-    _check(given)
+    given: dict[str, Any] = {**TUNING, "lora_layers": upper_blocks(layers), **(settings or {})}
+    if not RunFolder(run).exists:  # else it goes on in what it was begun in, whatever is faster now
+        given.setdefault("precision", fastest(choose_device("auto")))
+    check_tuning(given, "lora")
     pairs = own_twins()
     held_out, taught = pairs[::EVERY], [pair for n, pair in enumerate(pairs) if n % EVERY]
     taught += [] if data is None else read_twins(data)
@@ -152,10 +154,3 @@ def _layers(model: str) -> int:
     if opened.config.architecture != "decoder" or opened.config.head != "linear":
         raise UserError(f"{model} is no decoder, and only a decoder can say what a passage answers; choose one")
     return opened.config.layers
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    """Raises UserError for settings that a training would refuse, before anything is written."""
-    _, train, tuning, _ = split_tuning(given, "settings")
-    TuningConfig(**tuning)
-    tuned_train_config("lora", train.get("steps", 10), {"warmup_steps": 0} | train, 1)
