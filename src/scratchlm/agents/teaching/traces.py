@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scratchlm.agents.call_format import CallFormat, call_id
@@ -39,10 +40,20 @@ def _filled(value: Any, results: list[str]) -> Any:
     return value.format(*results) if isinstance(value, str) and "{" in value else value
 
 
-def rows_of(tasks: Iterable[Task], form: CallFormat) -> list[dict[str, Any]]:
-    """Chats to learn from, as a model of this form of calls sees them; those with the same tools one after another."""
+def rows_of(tasks: Iterable[Task], form: CallFormat, whole: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """Chats to learn from, as a model of this form of calls sees them; those with the same tools one after another.
+
+    Args:
+        whole: for a family n: one of n traces is told to its end, and the others end with their first call. Where all
+            that is hard is in that call, a third of the tokens is saved so.
+    """
     rows = []
+    seen: Counter[str] = Counter()
     for task in tasks:
-        messages, tools = form.prompt(trace_of(task), [tool.schema() for tool in tools_of(task)])
+        trace = trace_of(task)
+        if seen[task.family] % (whole or {}).get(task.family, 1):
+            trace = trace[:2]
+        seen[task.family] += 1
+        messages, tools = form.prompt(trace, [tool.schema() for tool in tools_of(task)])
         rows.append({"messages": messages, **({"tools": tools} if tools else {})})
     return sorted(rows, key=lambda row: json.dumps([row.get("tools"), row["messages"][0]]))
