@@ -71,7 +71,7 @@ typedef struct {
 static void linear(const Thread *t, const Matrix *w, Input in, int64_t ldx, float *y, int64_t tokens, int64_t dots) {
     int64_t N = w->rows, K = w->columns, threads = t->c->threads;
     if (w->kind != FLOAT32) {
-        int64_t panels = CEIL_DIV(N, PANEL), grain = MAX(1, MIN(64, panels / (4 * threads)));
+        int64_t panels = CEIL_DIV(N, PANEL), grain = panels_at_once(panels, threads, 64);
 #pragma omp for schedule(dynamic) nowait
         for (int64_t p = 0; p < panels; p += grain) {
             int64_t last = MIN(p + grain, panels), from = p * PANEL, n = MIN(last * PANEL, N) - from;

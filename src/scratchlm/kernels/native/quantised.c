@@ -134,7 +134,7 @@ int64_t quantised_work(int64_t M, int64_t K) { return M * activation_bytes(K); }
 
 void quantised_linear(int64_t kind, int64_t M, int64_t N, int64_t K, const float *x, const uint8_t *packed, float *y,
                       char *work, int64_t threads) {
-    int64_t panels = CEIL_DIV(N, PANEL), share = MAX(1, MIN(16, panels / (4 * threads)));
+    int64_t panels = CEIL_DIV(N, PANEL), share = panels_at_once(panels, threads, 16);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)

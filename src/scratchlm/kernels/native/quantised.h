@@ -20,12 +20,26 @@
 #include <immintrin.h>
 #endif
 
-/* INT8_SHORT: the bytes of INT8, with activations in 7 bits, which spares an instruction in four: for encoders, whose
- * vectors bear it and whose time goes into products of many tokens. */
+/* INT8_SHORT: the bytes of INT8, with activations in 7 bits, which spares an instruction in four where there are no
+ * BYTE_DOTS: for encoders, whose vectors bear it and whose time goes into products of many tokens. */
 enum { FLOAT32, INT8, INT4, INT8_SHORT };
 #define PANEL 8
 #define BLOCK 32
-#define TOGETHER 4 /* tokens multiplied with a block of weights while it lies in registers */
+
+/* TOGETHER: tokens multiplied with a block of weights while it lies in registers; WIDE: panels in a vector. */
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__F16C__)
+#define BYTE_DOTS 512
+#define TOGETHER 8
+#define WIDE 2
+#elif defined(__AVXVNNI__) && defined(__F16C__)
+#define BYTE_DOTS 256
+#define TOGETHER 4
+#define WIDE 1
+#else
+#define BYTE_DOTS 0
+#define TOGETHER 4
+#define WIDE 1
+#endif
 
 #define BYTES8 (PANEL * BLOCK + 2 * PANEL)
 #define BYTES4 (PANEL * BLOCK / 2 + 4 * PANEL)
@@ -70,14 +84,16 @@ typedef struct {
     int8_t *q;    /* (blocks * BLOCK) */
     float *scale; /* (blocks) */
     float *sum;   /* (blocks): scale times the sum of q, which the minima are multiplied with */
+    int32_t *off; /* (blocks): -128 times the sum of q, by which products with 128 + w are off */
 } Activations;
 
-static int64_t activation_bytes(int64_t K) { return CEIL_DIV(CEIL_DIV(K, BLOCK) * (BLOCK + 8), 64) * 64; }
+static int64_t activation_bytes(int64_t K) { return CEIL_DIV(CEIL_DIV(K, BLOCK) * (BLOCK + 12), 64) * 64; }
 
 static Activations activations_at(char *memory, int64_t K, int64_t token) {
     int64_t blocks = CEIL_DIV(K, BLOCK);
     char *base = memory + token * activation_bytes(K);
-    Activations a = {(int8_t *)base, (float *)(base + blocks * BLOCK), (float *)(base + blocks * (BLOCK + 4))};
+    char *scale = base + blocks * BLOCK, *sum = scale + blocks * 4, *off = sum + blocks * 4;
+    Activations a = {(int8_t *)base, (float *)scale, (float *)sum, (int32_t *)off};
     return a;
 }
 
@@ -104,10 +120,13 @@ static void round_activations(int kind, const float *x, int64_t K, Activations a
         }
         a.scale[b] = scale;
         a.sum[b] = scale * (float)sum;
+        a.off[b] = -128 * sum;
     }
 }
 
-#if defined(__AVX2__) && defined(__F16C__)
+#if BYTE_DOTS
+#include "byte_dots.h"
+#elif defined(__AVX2__) && defined(__F16C__)
 /* Keeps the compiler from collecting products and adding them up later, for which there are no registers. */
 #define IN_ORDER(v) __asm__("" : "+x"(v))
 
@@ -119,7 +138,9 @@ INLINE __m256i four_activations(const int8_t *q) {
 
 /* Panels p of `tokens` tokens: y[token][PANEL] over all blocks. `brief`: activations have 7 bits; weights as 128 + q then
  * fit an unsigned factor, and no sum of two products leaves 16 bits. Otherwise the weights' signs go over to x. */
-INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, __m256 *y) {
+INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint8_t *w, int64_t apart,
+                   const Activations *x, __m256 *y) {
+    (void)apart;
     const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8(-128);
     for (int t = 0; t < tokens; t++) y[t] = _mm256_setzero_ps();
     for (int64_t b = 0; b < blocks; b++, w += BYTES8) {
@@ -149,7 +170,8 @@ INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint
     }
 }
 
-INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, __m256 *y) {
+INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, int64_t apart, const Activations *x, __m256 *y) {
+    (void)apart;
     const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
     for (int t = 0; t < tokens; t++) y[t] = _mm256_setzero_ps();
     for (int64_t b = 0; b < blocks; b++, w += BYTES4) {
@@ -193,8 +215,9 @@ typedef struct {
     float row[PANEL];
 } sums;
 
-INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, sums *y) {
-    (void)brief; /* whole numbers of 32 bits hold either */
+INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint8_t *w, int64_t apart,
+                   const Activations *x, sums *y) {
+    (void)brief, (void)apart; /* whole numbers of 32 bits hold either */
     for (int t = 0; t < tokens; t++) memset(&y[t], 0, sizeof(sums));
     for (int64_t b = 0; b < blocks; b++, w += BYTES8)
         for (int t = 0; t < tokens; t++) {
@@ -208,7 +231,8 @@ INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint
         }
 }
 
-INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, sums *y) {
+INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, int64_t apart, const Activations *x, sums *y) {
+    (void)apart;
     for (int t = 0; t < tokens; t++) memset(&y[t], 0, sizeof(sums));
     for (int64_t b = 0; b < blocks; b++, w += BYTES4)
         for (int t = 0; t < tokens; t++) {
@@ -235,15 +259,16 @@ INLINE void store_panel(float *out, sums s, int64_t rows) {
 
 static int64_t panel_bytes(int kind, int64_t K) { return CEIL_DIV(K, BLOCK) * (kind == INT4 ? BYTES4 : BYTES8); }
 
-INLINE void one_panel(int kind, const int tokens, int64_t blocks, const uint8_t *w, const Activations *x, float *y,
-                      int64_t ld, int64_t rows) {
+/* A panel, or the two that are in a vector: the second `apart` bytes after the first (none for the first once more). */
+INLINE void one_panel(int kind, const int tokens, int64_t blocks, const uint8_t *w, int64_t apart, const Activations *x,
+                      float *y, int64_t ld, int64_t rows) {
     sums s[TOGETHER];
-    if (kind == INT8)
-        panel8(0, tokens, blocks, w, x, s);
-    else if (kind == INT8_SHORT)
-        panel8(1, tokens, blocks, w, x, s);
+    if (kind == INT4)
+        panel4(tokens, blocks, w, apart, x, s);
+    else if (kind == INT8_SHORT && !BYTE_DOTS)
+        panel8(1, tokens, blocks, w, apart, x, s);
     else
-        panel4(tokens, blocks, w, x, s);
+        panel8(0, tokens, blocks, w, apart, x, s);
     for (int t = 0; t < tokens; t++) store_panel(y + t * ld, s[t], rows);
 }
 
@@ -256,24 +281,26 @@ static void multiply_panels(int kind, int64_t tokens, int64_t N, int64_t K, cons
     int64_t blocks = CEIL_DIV(K, BLOCK), bytes = panel_bytes(kind, K);
     int64_t tile = MAX(NEAR / activation_bytes(K) / TOGETHER, 1) * TOGETHER;
     for (int64_t from = 0; from < tokens; from += tile)
-        for (int64_t p = first; p < last; p++) {
-            const uint8_t *panel = w + p * bytes;
-            int64_t rows = N - p * PANEL, t = from, end = MIN(from + tile, tokens);
-            float *out = y + p * PANEL;
+        for (int64_t p = first; p < last; p += WIDE) {
+            int64_t t = from, end = MIN(from + tile, tokens), panels = MIN(last - p, WIDE);
+            int64_t rows = MIN(N - p * PANEL, panels * PANEL), apart = (panels - 1) * bytes;
             Activations a[TOGETHER];
-            for (; t + TOGETHER <= end; t += TOGETHER) {
-                for (int i = 0; i < TOGETHER; i++) a[i] = activations_at(x, K, t + i);
-                one_panel(kind, TOGETHER, blocks, panel, a, out + t * ld, ld, rows);
-            }
-            for (; t + 2 <= end; t += 2) {
-                for (int i = 0; i < 2; i++) a[i] = activations_at(x, K, t + i);
-                one_panel(kind, 2, blocks, panel, a, out + t * ld, ld, rows);
-            }
-            for (; t < end; t++) {
-                a[0] = activations_at(x, K, t);
-                one_panel(kind, 1, blocks, panel, a, out + t * ld, ld, rows);
-            }
+#define MULTIPLY(count)                                                                                   \
+    for (; TOGETHER >= count && t + count <= end; t += count) {                                           \
+        for (int i = 0; i < count; i++) a[i] = activations_at(x, K, t + i);                               \
+        one_panel(kind, count, blocks, w + p * bytes, apart, a, y + t * ld + p * PANEL, ld, rows);        \
+    }
+            MULTIPLY(8)
+            MULTIPLY(4)
+            MULTIPLY(2)
+            MULTIPLY(1)
+#undef MULTIPLY
         }
+}
+
+/* Panels that a thread takes at a time: a whole number of vectors, and enough pieces for the threads to end together. */
+static int64_t panels_at_once(int64_t panels, int64_t threads, int64_t most) {
+    return CEIL_DIV(MAX(1, MIN(most, panels / (4 * threads))), WIDE) * WIDE;
 }
 
 /* Row n of a packed matrix as float32. */
