@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -15,6 +20,12 @@ needs_native = pytest.mark.skipif(not kernels.available(), reason="no C compiler
 SHAPES = [(8, 32), (24, 96), (37, 100), (1, 1), (130, 33)]
 BRIEF = 3
 """The native code's number for 8-bit weights with activations of 7 bits."""
+
+
+def flags() -> str:
+    """What the processor can, as Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def matrix(rows: int, columns: int) -> torch.Tensor:
@@ -83,7 +94,7 @@ def test_blocks_of_another_kind_or_of_two_are_not_taken() -> None:
 
 @needs_native
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 9, 15])
 def test_a_product_is_that_of_the_weights_and_a_token_does_not_mind_its_neighbours(
     precision: Precision, tokens: int
 ) -> None:
@@ -120,6 +131,34 @@ def test_the_largest_products_of_both_roundings_fit_their_sums() -> None:
             work = torch.empty(call("quantised_work", 1, 64), dtype=torch.uint8)
             call("quantised_linear", kind, 1, 8, 64, x, pack(weight, "int8").data, found, work)
             torch.testing.assert_close(found, torch.full((1, 8), -64.0 * sign), atol=0.1, rtol=0)
+
+
+PRODUCTS = """
+import hashlib, torch
+from scratchlm import kernels
+from scratchlm.kernels.quantised import pack, quantised_linear
+assert kernels.available(), kernels.status()
+torch.manual_seed(0)
+found = hashlib.sha256()
+for rows, columns, tokens in ((37, 100, 15), (64, 96, 1), (8, 33, 6)):
+    weight, x = torch.randn(rows, columns), torch.randn(tokens, columns) + 0.3
+    for precision in ("int8", "int4"):
+        found.update(quantised_linear(x, pack(weight, precision)).numpy().tobytes())
+print(found.hexdigest())
+"""
+
+
+@needs_native
+@pytest.mark.skipif(" avx512_vnni" not in flags() and " avx_vnni" not in flags(), reason="no such instruction here")
+def test_the_instruction_for_bytes_gives_the_same_products_to_the_last_bit(tmp_path: Path) -> None:
+    def products(compiler: str) -> str:
+        environment = {**os.environ, "CC": compiler, "SCRATCHLM_CACHE": str(tmp_path)}
+        command = [sys.executable, "-c", PRODUCTS]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    compiler = os.environ.get("CC", "cc")
+    assert products(compiler) == products(f"{compiler} -U__AVX512VNNI__ -U__AVXVNNI__")
+    assert len(list(tmp_path.glob("kernels-*.so"))) == 2
 
 
 def test_only_matrices_are_packed_and_no_tokens_give_no_rows() -> None:
