@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scratchlm.kernels.attention import is_native
+from scratchlm.kernels.build import call, suits, workspace
 from scratchlm.kernels.pointwise import needs_grad, node
 
-_FEW = 0.25
-"""Of all pairs of tokens, so many at most have to be computed for it to be faster than our own attention of whole
-texts, which is one operation. PyTorch's takes two to three times as long anyway."""
+_FEW = 0.75
+"""Of all pairs of tokens, so many at most have to be computed for it to be faster than attention of whole texts, which
+keeps the shares for the backward pass. PyTorch's takes two to three times as long anyway."""
 
 
 class Text(NamedTuple):
@@ -41,19 +42,64 @@ def shared_attention(
 
     A text's own queries look at all its keys, so that of a text of L tokens with n of its own n L pairs are computed,
     not L^2. Products are fp32, under autocast as well; nothing of size n L is kept for the backward pass, which works
-    the shares out again.
+    the shares out again. On the CPU both are one call of C each.
 
     qkv: (N, (H + 2G) D), as :func:`~scratchlm.kernels.attention`; scale: None for 1/sqrt(D). Each of the N tokens is
     exactly one text's own. Returns (N, H D), of the dtype of ``qkv``.
     """
     head_size = qkv.shape[-1] // (heads + 2 * kv_heads)
-    settings = (heads, kv_heads, head_size, head_size**-0.5 if scale is None else scale)
+    settings = (heads, kv_heads, head_size, float(head_size**-0.5 if scale is None else scale))
+    if suits_shared(qkv):
+        listed = _listed(texts)
+        if not needs_grad(qkv):
+            return _native_forward(qkv.contiguous(), listed, settings)
+        return node(_NativeSharedAttention, qkv, listed, settings)
     if not needs_grad(qkv):
         return _forward(qkv, texts, settings)
     return node(_SharedAttention, qkv, texts, settings)
 
 
 Settings = tuple[int, int, int, float]
+Listed = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Where the texts' own tokens start and end, where the tokens of each begin in a list of all, and that list."""
+
+
+def suits_shared(qkv: Tensor) -> bool:
+    """Whether attention of texts that share beginnings is a call of C for these."""
+    return suits(qkv)
+
+
+def _listed(texts: Sequence[Text]) -> Listed:
+    lengths = torch.tensor([0, *(len(text.tokens) for text in texts)])
+    starts, ends = (torch.tensor([getattr(text, name) for text in texts]) for name in ("start", "end"))
+    return starts, ends, lengths.cumsum(0), torch.cat([text.tokens for text in texts])
+
+
+def _native_forward(qkv: Tensor, listed: Listed, settings: Settings) -> Tensor:
+    out = qkv.new_empty(len(qkv), settings[0] * settings[2])
+    call("shared_forward", len(listed[0]), *listed, *settings, qkv, out)
+    return out
+
+
+class _NativeSharedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, listed: Listed, settings: Settings) -> Tensor:
+        qkv = qkv.contiguous()
+        ctx.save_for_backward(qkv)
+        ctx.listed, ctx.settings = listed, settings
+        return _native_forward(qkv, listed, settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (qkv,) = ctx.saved_tensors
+        _, kv_heads, size, _ = ctx.settings
+        dqkv, told = torch.empty_like(qkv), workspace(len(ctx.listed[3]) * 2 * kv_heads * size)
+        call(
+            *("shared_backward", len(ctx.listed[0]), *ctx.listed, *ctx.settings, len(qkv)),
+            *(qkv, grad.contiguous(), dqkv, told),
+        )
+        return dqkv, None, None
 
 
 def _parts(qkv: Tensor, text: Text, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:

@@ -153,10 +153,13 @@ class Attention(nn.Module):
             attend = self._textbook if self.textbook else self._fast
             opened = None if rope is None else (sharing.open(rope[0]), sharing.open(rope[1]))
             return sharing.close(attend(sharing.open(packed), mask, opened, None, None))
-        if rope is not None:
-            packed = self._turned(packed, rope)
-        attended = kernels.shared_attention(packed.flatten(0, 1), texts, self.heads, self.kv_heads)
-        return attended.view(*packed.shape[:2], -1)
+        dtype = packed.dtype
+        with torch.autocast(packed.device.type, enabled=False):  # products are fp32, and so are turned angles
+            packed = packed.float() if packed.device.type == "cpu" else packed
+            if rope is not None:
+                packed = self._turned(packed, rope)
+            attended = kernels.shared_attention(packed.flatten(0, 1), texts, self.heads, self.kv_heads)
+        return attended.to(dtype).view(*packed.shape[:2], -1)
 
     def _turned(self, packed: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         every = self.heads + 2 * self.kv_heads
