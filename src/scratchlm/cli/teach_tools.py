@@ -13,7 +13,7 @@ from scratchlm.cli.output import Base, Config, Json, out_option, print_json, set
 def teach_tools(
     model: Base,
     out: Annotated[Path, out_option("tune")],
-    rows: Annotated[int, typer.Option(help="Correct traces to learn from.")] = 8400,
+    rows: Annotated[int, typer.Option(help="Correct traces to learn from.")] = 9600,
     rollouts: Annotated[int, typer.Option(help="Of the GRPO after that; 0 for none.")] = 8,
     tasks: Annotated[int, typer.Option(help="Tasks to measure by, before, between and after; 0 for none.")] = 120,
     seed: Annotated[int, typer.Option(help="Draws the tasks.")] = 0,

@@ -69,7 +69,7 @@ class Teaching:
         UserError: from ``__post_init__``, for a number out of range.
     """
 
-    rows: int = 8400
+    rows: int = 9600
     """Traces to learn from, each once."""
     rollouts: int = 8
     """Of the GRPO after it, six tasks with eight answers each; 0 for none."""
