@@ -13,9 +13,9 @@ from scratchlm.kernels.attention import is_native
 from scratchlm.kernels.build import call, suits, workspace
 from scratchlm.kernels.pointwise import needs_grad, node
 
-_FEW = 0.75
-"""Of all pairs of tokens, so many at most have to be computed for it to be faster than attention of whole texts, which
-keeps the shares for the backward pass. PyTorch's takes two to three times as long anyway."""
+_FEW = 0.8
+"""Of all pairs of tokens, so many at most have to be computed for it to be faster than our own attention of whole texts,
+which keeps the shares for the backward pass. PyTorch's takes two to three times as long anyway."""
 
 
 class Text(NamedTuple):
@@ -31,7 +31,8 @@ class Text(NamedTuple):
 def sharing_pays(qkv: Tensor, texts: Sequence[Text]) -> bool:
     """Whether :func:`shared_attention` is faster than attention of the whole texts."""
     lengths = [len(text.tokens) for text in texts]
-    needed = sum((text.end - text.start) * length for text, length in zip(texts, lengths, strict=True))
+    own = [text.end - text.start for text in texts]  # n queries of L keys: n L pairs less n^2 / 2 that come too late
+    needed = sum(n * (2 * length - n) for n, length in zip(own, lengths, strict=True))
     return needed <= _FEW * sum(length**2 for length in lengths) or not is_native(qkv, max(lengths))
 
 
@@ -49,7 +50,7 @@ def shared_attention(
     """
     head_size = qkv.shape[-1] // (heads + 2 * kv_heads)
     settings = (heads, kv_heads, head_size, float(head_size**-0.5 if scale is None else scale))
-    if suits_shared(qkv):
+    if suits(qkv):
         listed = _listed(texts)
         if not needs_grad(qkv):
             return _native_forward(qkv.contiguous(), listed, settings)
@@ -62,11 +63,6 @@ def shared_attention(
 Settings = tuple[int, int, int, float]
 Listed = tuple[Tensor, Tensor, Tensor, Tensor]
 """Where the texts' own tokens start and end, where the tokens of each begin in a list of all, and that list."""
-
-
-def suits_shared(qkv: Tensor) -> bool:
-    """Whether attention of texts that share beginnings is a call of C for these."""
-    return suits(qkv)
 
 
 def _listed(texts: Sequence[Text]) -> Listed:
