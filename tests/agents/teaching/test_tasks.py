@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from scratchlm import UserError
+from scratchlm.agents.call_format import format_of
 from scratchlm.agents.teaching.answers import check, dates_in, numbers_in
 from scratchlm.agents.teaching.families import FAMILIES
 from scratchlm.agents.teaching.task import Task
 from scratchlm.agents.teaching.tasks import make_tasks, tools_of
 from scratchlm.agents.teaching.templates import SPLITS, Split, read_templates, words
-from scratchlm.agents.teaching.traces import trace_of
+from scratchlm.agents.teaching.traces import rows_of, trace_of
+
+from ..chat_tokenizers import chatty
 
 COUNT = 120
 EVERY: dict[Split, list[Task]] = {split: make_tasks(split, COUNT) for split in SPLITS}
@@ -78,9 +81,31 @@ def test_a_family_has_many_templates_and_those_of_the_test_are_others(family: st
     assert not texts[0] & texts[1] | texts[0] & texts[2] | texts[1] & texts[2]
 
 
-def test_training_leaves_out_words() -> None:
-    for kind in ("name", "things", "city", "animal"):
-        assert len(words(kind, "train")) < len(words(kind, "test"))
+@pytest.mark.parametrize("kind", ["name", "things", "city", "animal", "adjective", "country", "noun"])
+def test_training_leaves_out_words_and_has_others(kind: str) -> None:
+    train, test = words(kind, "train"), words(kind, "test")
+    left_out = set(test) - set(train)
+    assert len(left_out) == len(test) // 4
+    assert words(kind, "validation") == test
+    assert len(set(train)) == len(train)
+    for word, answer in left_out:  # nor the other way round
+        assert (answer, word) not in train or word == answer
+    more = {*train} - {*test}
+    assert bool(more) == (kind not in ("name", "city"))
+
+
+def test_of_some_traces_only_the_first_call_is_told() -> None:
+    tasks = make_tasks("train", 24, 5, {"arithmetic": 1.0, "tables": 1.0})
+    form = format_of(chatty())
+    rows, cut = rows_of(tasks, form), rows_of(tasks, form, {"arithmetic": 4})
+    assert len(cut) == len(rows) == 24
+    by_question = {row["messages"][1]["content"]: row["messages"] for row in cut}
+    for task in tasks:
+        messages = form.prompt(trace_of(task), [tool.schema() for tool in tools_of(task)])[0]
+        assert by_question[task.question] in (messages, messages[:3])
+    brief = [row for row in cut if len(row["messages"]) == 3]
+    assert len(brief) == 9
+    assert all("calculator" in row["messages"][-1]["content"] for row in brief)
 
 
 @pytest.mark.parametrize("task", TASKS[::3], ids=lambda task: task.template)
