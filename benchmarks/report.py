@@ -36,6 +36,7 @@ PEERS = {
     "ppo": "a plain loop on transformers and PEFT",
     "index": "LangChain, transformers and FAISS",
     "constrain": "the same model, free",
+    "serve": "one client",
     "embed": "transformers, padded batches of 32",
     "tokenize-stream": "tokenizers' batches",
 }
@@ -47,6 +48,7 @@ OTHERS = {
     "ratio_passes": "{} × in passes",
     "ratio_int8": "{} × in 8 bits",
     "memory_ratio": "{} × the peer's memory",
+    "first_token_ratio": "the first token (p95) after {} × the time",
 }
 """What a result may hold beside ``ratio``, which is the peer's."""
 BEGIN = "<!-- benchmarks: begin (written by benchmarks/report.py) -->"

@@ -101,8 +101,10 @@ def main() -> None:
     ours_command = [sys.executable, "-m", "scratchlm", "serve", MODEL, "--port", "8731", "--context", "1024"]
     with served(ours_command, 8731) as url:
         ours = measured(url, *sizes)
-    found: dict[str, Any] = {"ours": figures(*ours), "llama_cpp": None, "ratio_to_llama_cpp": None}
+    servers: dict[str, Any] = {"ours": figures(*ours), "llama_cpp": None}
+    found: dict[str, Any] = {"name": "serve", "unit": "tokens/s", "ours": ours[1].rate, "peer": ours[0].rate}
     found["ratio"] = ours[1].rate / ours[0].rate
+    found["ratio_llama_cpp"] = None
     found["first_token_ratio"] = ours[1].first(0.95) / statistics.median(ours[0].firsts)
     if find_spec("llama_cpp") is None:
         print(
@@ -125,13 +127,14 @@ def main() -> None:
             ]
             with served([*command, "--n_threads", "2"], 8732) as url:
                 peer = measured(url, *sizes)
-        found |= {"llama_cpp": figures(*peer), "ratio_to_llama_cpp": ours[1].rate / peer[1].rate}
-    found |= {"clients": asked.clients, "machine": machine()}
+        servers["llama_cpp"] = figures(*peer)
+        found["ratio_llama_cpp"] = ours[1].rate / peer[1].rate
+    found |= {"servers": servers, "clients": asked.clients, "machine": machine()}
     if asked.json:
         print(json.dumps(found))
         return
-    for name in ("ours", "llama_cpp"):
-        if (one := found[name]) is not None:
+    for name, one in servers.items():
+        if one is not None:
             print(
                 f"{name}: {one['tokens_per_second_alone']:.0f} tokens/s alone, {one['tokens_per_second']:.0f} with "
                 f"{asked.clients} clients; first token {1000 * one['first_token_alone']:.0f} ms alone, with all "
@@ -140,6 +143,7 @@ def main() -> None:
     print(
         f"{asked.clients} clients against one: {found['ratio']:.2f} x the tokens, "
         f"p95 of the first {found['first_token_ratio']:.2f} x"
+        + (f"; {found['ratio_llama_cpp']:.2f} x llama-cpp-python's server" if servers["llama_cpp"] else "")
     )
 
 
