@@ -194,6 +194,62 @@ def test_too_many_at_a_time_are_refused(works: Server, monkeypatch: pytest.Monke
 # ---- the page
 
 
+def told_of(server: Server, path: str) -> Any:
+    return httpx.get(f"{home(server)}studio/api/agents/traces{path}", timeout=20).json()
+
+
+def test_an_earlier_run_is_told_again_as_it_was(works: Server, scripted: Callable[..., Any], tmp_path: Path) -> None:
+    assert told_of(works, "") == {"traces": []}
+    scripted([SUM, ("calculator", "{")], "It is 434.")
+    told = events(works)
+    run = told[0]["run"]
+    (row,) = told_of(works, "")["traces"]
+    assert {name: row[name] for name in ("run", "task", "turns", "status", "answer")} == {
+        **{"run": run, "task": "Work", "turns": 2, "status": "done", "answer": "It is 434."}
+    }
+    again = told_of(works, f"/{run}")
+    assert (again["task"], again["model"]) == ("Work", row["model"])
+    for kind in ("start", "reply", "result", "end"):
+        then, now = ([one for one in some if one["kind"] == kind] for some in (told, again["events"]))
+        assert len(then) == len(now)
+        for before, after in zip(then, now, strict=True):
+            for name, value in before.items():
+                if isinstance(value, dict):
+                    assert value == {key: after[name][key] for key in value}
+                elif name not in ("calls", "step") or kind in ("reply", "result"):
+                    assert after[name] == value
+    traces = tmp_path / "made/traces"
+    lines = (traces / f"{run}.jsonl").read_text().splitlines(keepends=True)
+    (traces / f"{'0' * 16}.jsonl").write_text("".join(lines[:2]))
+    (traces / f"{'1' * 16}.jsonl").write_text("no trace\n")
+    (traces / "notes.jsonl").write_text("{}")
+    rows = {one["run"]: one for one in told_of(works, "")["traces"]}
+    assert len(rows) == 3
+    assert rows["0" * 16]["status"] == "broken off"
+    assert "no line of a trace" in rows["1" * 16]["error"]
+    assert [one["kind"] for one in told_of(works, f"/{'0' * 16}")["events"]] == ["start", "reply"]
+    assert "no line of a trace" in told_of(works, f"/{'1' * 16}")["error"]["message"]
+    for name in ("notes", "f" * 16, "..%2f..%2fsecret"):
+        assert httpx.get(f"{home(works)}studio/api/agents/traces/{name}").status_code == 404
+
+
+def test_the_page_opens_an_earlier_run(works: Server, scripted: Callable[..., Any], visit: Callable[..., Page]) -> None:
+    scripted(SUM, "It is 434.")
+    events(works, task="How much is it?")
+    page = visit(works, "agents")
+    page.get_by_text("Earlier runs (1)").click()
+    page.get_by_role("link", name="How much is it?").click()
+    expect(page.get_by_role("region", name="The answer")).to_contain_text("It is 434.")
+    expect(page.get_by_role("region", name="The task")).to_have_text("How much is it?")
+    expect(page.locator(".result")).to_have_text("434")
+    assert findings(page) == []
+    scripted("Nothing to do.")
+    page.get_by_role("button", name="Begin").click()
+    expect(page.get_by_role("region", name="The answer")).to_contain_text("Nothing to do.")
+    expect(page.get_by_role("region", name="The task")).to_have_count(0)
+    expect(page.get_by_text("Earlier runs (2)")).to_be_visible()
+
+
 def test_the_page_shows_the_trace_and_the_answer(
     works: Server, scripted: Callable[..., Any], visit: Callable[..., Page]
 ) -> None:

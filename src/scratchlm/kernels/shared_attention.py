@@ -14,8 +14,8 @@ from scratchlm.kernels.build import call, suits, workspace
 from scratchlm.kernels.pointwise import needs_grad, node
 
 _FEW = 0.8
-"""Of all pairs of tokens, so many at most have to be computed for it to be faster than our own attention of whole texts,
-which keeps the shares for the backward pass. PyTorch's takes two to three times as long anyway."""
+"""Of all pairs of tokens, so many at most have to be computed for it to be faster than our own attention of whole
+texts, which keeps the shares for the backward pass. PyTorch's takes two to three times as long anyway."""
 
 
 class Text(NamedTuple):

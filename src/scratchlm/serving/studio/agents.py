@@ -20,6 +20,7 @@ from scratchlm.serving.errors import JSON, ApiError
 from scratchlm.serving.events import EventStream
 from scratchlm.serving.registry import Registry
 from scratchlm.serving.studio.agent_run import AgentRun
+from scratchlm.serving.studio.earlier import earlier_runs, told_again
 from scratchlm.serving.studio.finding import talking
 from scratchlm.serving.studio.served_model import ServedModel
 
@@ -80,6 +81,17 @@ def routes(models: Registry) -> APIRouter:
         tools = [{"name": name, "about": said, "safe": name in _SAFE} for name, said in _SHIPPED.items()]
         stores = [{"name": DOCUMENTS + one, "about": f"searches {one}", "safe": False} for one in models.stores]
         return JSON({"models": await models.work(talking, models), "tools": [*tools, *stores]})
+
+    @router.get("/traces")
+    async def traces() -> Response:
+        """The runs that were before, the newest first, those at work left out."""
+        found = await models.work(earlier_runs, home / "traces")
+        return JSON({"traces": [one for one in found if one["run"] not in runs]})
+
+    @router.get("/traces/{run}")
+    async def trace(run: str) -> Response:
+        """What happened in one of them."""
+        return JSON(await models.work(told_again, home / "traces", run))
 
     @router.post("/run")
     async def run(asked: RunRequest, request: Request) -> Response:

@@ -17,24 +17,37 @@ export function Page({ params }) {
   }
   const wanted = params.get("model");
   const chosen = data.models.find((one) => one.name === wanted) ?? data.models[0];
-  return html`<${Work} models=${data.models} chosen=${chosen} tools=${data.tools} />`;
+  return html`<${Work} models=${data.models} chosen=${chosen} tools=${data.tools} trace=${params.get("trace")} />`;
 }
 
-function Work({ models, chosen, tools }) {
+const NEW = { busy: false, id: null, task: null, steps: [], end: null, error: null, cancelled: false };
+
+function Work({ models, chosen, tools, trace }) {
   const [asked, setAsked] = useState({
     task: EXAMPLE,
     tools: tools.filter((one) => one.safe).map((one) => one.name),
     ...{ system: "", max_steps: 10, max_new_tokens: 512, temperature: 0, ask: "effects" },
   });
   const [run, setRun] = useState(null);
+  const earlier = useApi("/studio/api/agents/traces");
   const leaving = useRef(null);
   useEffect(() => () => leaving.current?.abort(), []);
+  useEffect(() => {
+    if (!trace) return;
+    leaving.current?.abort();
+    const mine = (leaving.current = new AbortController());
+    api.get(`/studio/api/agents/traces/${encodeURIComponent(trace)}`, { signal: mine.signal }).then(
+      ({ task, events }) => setRun(events.reduce((one, news) => ({ ...one, ...grown(one, news) }), { ...NEW, task })),
+      (error) => error.name !== "AbortError" && setRun({ ...NEW, error }),
+    );
+  }, [trace]);
   const busy = run?.busy ?? false;
 
   async function begin(event) {
     event.preventDefault();
     const mine = (leaving.current = new AbortController());
-    setRun({ busy: true, id: null, steps: [], end: null, error: null, cancelled: false });
+    if (trace) go("agents", { model: chosen.name }, { replace: true });
+    setRun({ ...NEW, busy: true });
     const put = (change) => mine === leaving.current && setRun((one) => ({ ...one, ...change(one) }));
     try {
       if (!chosen.served) await api.post("/studio/api/models/serve", { name: chosen.name }, { signal: mine.signal });
@@ -48,6 +61,7 @@ function Work({ models, chosen, tools }) {
       put(() => (error.name === "AbortError" ? { cancelled: true } : { error }));
     } finally {
       put(() => ({ busy: false }));
+      earlier.again();
     }
   }
 
@@ -95,8 +109,25 @@ function Work({ models, chosen, tools }) {
     </form>
     <div>
       ${run ? html`<${Trace} run=${run} />` : html`<${Empty}>The trace is shown here as it grows.<//>`}
+      ${!busy && html`<${Earlier} runs=${earlier.data?.traces ?? []} error=${earlier.error} model=${chosen.name} chosen=${trace} />`}
     </div>
   </div>`;
+}
+
+/** The runs that were before, each a link to its trace. */
+function Earlier({ runs, error, model, chosen }) {
+  if (error) return html`<${Failure} error=${error} />`;
+  if (!runs.length) return null;
+  return html`<details class="card earlier" open=${chosen !== null}>
+    <summary>Earlier runs (${runs.length})</summary>
+    <ul>${runs.map((one) => html`<li key=${one.run}>
+      ${one.error
+        ? html`<code>${one.run}</code> <small>${one.error}</small>`
+        : html`<a href=${link("agents", { model, trace: one.run })} aria-current=${one.run === chosen ? "true" : undefined}>${one.task}</a>
+            ${" "}<small>${one.model}, ${new Date(1000 * one.changed).toLocaleString()}, ${one.turns} ${one.turns === 1 ? "turn" : "turns"},
+            ${" "}${one.status}${one.answer && `: ${one.answer}`}</small>`}
+    </li>`)}</ul>
+  </details>`;
 }
 
 /** A run after one more event. */
@@ -121,6 +152,7 @@ function grown(run, news) {
 function Trace({ run }) {
   return html`
     <${Failure} error=${run.error} />
+    ${run.task && html`<section class="card" aria-label="The task"><pre class="said">${run.task}</pre></section>`}
     <ol class="trace" aria-label="The trace">${run.steps.map((step) => html`<li class="card" key=${step.number}>
       <h2>Turn ${step.number} ${step.reply && html`<small>${number(step.reply.prompt_tokens)} tokens read,
         ${" "}${number(step.reply.completion_tokens)} written, ${step.reply.seconds.toFixed(1)} s</small>`}</h2>
@@ -130,6 +162,7 @@ function Trace({ run }) {
     </li>`)}</ol>
     ${run.busy && html`<${Busy}>At work …<//>`}
     ${run.cancelled && html`<p role="status">Cancelled.</p>`}
+    ${run.task && !run.end && html`<p>This run was broken off.</p>`}
     ${run.end && html`<${End} end=${run.end} />`}`;
 }
 
