@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scratchlm.adapters import adapters_of
 from scratchlm.adapters.run import TUNING
 from scratchlm.checkpoints import RunFolder
 from scratchlm.checkpoints.catalogue import Located
@@ -377,9 +378,11 @@ class LanguageModel:
         if precision == "auto":
             precision = default_precision(model)
             if self.fit is None and supported(model):
-                files = [located.path / name for name in ("model.safetensors", "model.safetensors.index.json")]
+                names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+                files = [located.path / name for name in names]
                 origin = located.path if file is not None else next((f for f in files if f.exists()), None)
-                precision = choose_precision(ModuleWeights(model), self._sample_ids(), origin)
+                adapted = located.kind == "adapter" or bool(adapters_of(model).active)
+                precision = choose_precision(ModuleWeights(model), self._sample_ids(), origin, adapted=adapted)
         return build_engine(model.eval(), rows=rows, precision=precision, context=context)
 
     def _sample_ids(self) -> list[int]:

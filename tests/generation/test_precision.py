@@ -60,6 +60,7 @@ def test_the_fewest_bits_within_a_hundredth_are_chosen(model: Decoder, monkeypat
     assert choose_precision(weights, IDS, None) == "int8"
     found["int4"] = 10.09
     assert choose_precision(weights, IDS, None) == "int4"
+    assert choose_precision(weights, IDS, None, adapted=True) == "int8"
     found |= {"int4": 11.0, "int8": 12.0}
     assert choose_precision(weights, IDS, None) == "fp32"
 

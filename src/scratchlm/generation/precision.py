@@ -57,11 +57,14 @@ def perplexity(model: NativeModel, ids: Sequence[int], window: int = WINDOW) -> 
     return math.exp(min(total / (len(ids) - 1), 700.0))
 
 
-def choose_precision(weights: Weights, ids: Sequence[int], origin: Path | None) -> NativePrecision:
+def choose_precision(
+    weights: Weights, ids: Sequence[int], origin: Path | None, *, adapted: bool = False
+) -> NativePrecision:
     """The fastest of int4, int8 and fp32 whose perplexity on ``ids`` is within 1 % of fp32's.
 
-    Small models stay in fp32. The answer is remembered for the file ``origin`` as it is now, so that measuring (some
-    seconds) is done once.
+    Small models stay in fp32, and int4 is no choice for ``adapted`` weights, into which an adapter has been worked:
+    what it has learned are small changes, which a step of 4 bits rounds away, and a text of another kind does not show
+    that. The answer is remembered for the file ``origin`` as it is now, so that measuring (some seconds) is done once.
     """
     if parameter_count(weights.config) <= SMALL or len(ids) < 2:
         return "fp32"
@@ -71,7 +74,7 @@ def choose_precision(weights: Weights, ids: Sequence[int], origin: Path | None) 
         return known[key]  # type: ignore[return-value]
     exact = perplexity(NativeModel(weights, "fp32"), ids)
     chosen: NativePrecision = "fp32"
-    candidates: tuple[NativePrecision, ...] = ("int4", "int8")
+    candidates: tuple[NativePrecision, ...] = ("int8",) if adapted else ("int4", "int8")
     for candidate in candidates:
         if perplexity(NativeModel(weights, candidate), ids) <= exact * (1 + TOLERANCE):
             chosen = candidate
