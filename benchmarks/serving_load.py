@@ -36,25 +36,27 @@ class Load:
 
 
 async def ask(url: str, body: dict[str, Any]) -> tuple[float, int]:
-    """Send a streamed request; the seconds to its first text, and the tokens that came."""
+    """Send a streamed request; the seconds to its first text, and the tokens that came: as the server counts them, or
+    the pieces where it does not tell (llama-cpp-python's sends one for each token)."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     data = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
     head = f"POST {parts.path}/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     start = time.perf_counter()
     writer.write(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
-    first, usage, seen = 0.0, b"", b""
+    first, pieces, usage, seen = 0.0, 0, b"", b""
     async for line in reader:
         seen = seen[-500:] + line
-        if not first and b'"content":"' in line and b'"content":""' not in line:
-            first = time.perf_counter() - start
-        if b'"usage":{' in line:
+        spaceless = line.replace(b'": ', b'":')
+        if b'"content":"' in spaceless and b'"content":""' not in spaceless:
+            first, pieces = first or time.perf_counter() - start, pieces + 1
+        if b'"usage":{' in spaceless:
             usage = line
     writer.close()
-    found = json.loads(usage.partition(b"data: ")[2] or b"{}")
-    if "usage" not in found:
+    if not pieces or b"[DONE]" not in seen:
         raise RuntimeError(f"the server broke off an answer: {seen.decode()}")
-    return first, int(found["usage"]["completion_tokens"])
+    found = json.loads(usage.partition(b"data: ")[2] or b"{}")
+    return first, int(found["usage"]["completion_tokens"]) if "usage" in found else pieces
 
 
 def load(url: str, clients: int, requests: int, make: Make, apart: float = 0.0) -> Load:

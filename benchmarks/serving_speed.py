@@ -125,7 +125,8 @@ def main() -> None:
                 "--port",
                 "8732",
             ]
-            with served([*command, "--n_threads", "2"], 8732) as url:
+            more = ("--n_threads", "2", "--interrupt_requests", "false")  # else a new client breaks off the one before
+            with served([*command, *more], 8732) as url:
                 peer = measured(url, *sizes)
         servers["llama_cpp"] = figures(*peer)
         found["ratio_llama_cpp"] = ours[1].rate / peer[1].rate

@@ -98,8 +98,12 @@ def test_a_tools_agent_ends_where_the_run_around_it_is_broken_off() -> None:
         inner.begun.wait(10)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # as Ctrl-C does
 
-    with pytest.raises(KeyboardInterrupt):
-        run_agent("Talk", ScriptedModel(("helper", {"task": "Talk"})), [helper], on_event=broken)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_agent("Talk", ScriptedModel(("helper", {"task": "Talk"})), [helper], on_event=broken)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert inner.stopped.wait(10)
 
 
