@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from scratchlm import UserError
+import scratchlm
+from scratchlm import UserError, language_model
 from scratchlm.agents.teaching.recipe import ALIGNED, TUNED, Teaching, measure, show_teaching, teach_tools
 from scratchlm.agents.teaching.tasks import make_tasks
 from scratchlm.checkpoints.huggingface import save_huggingface
@@ -54,6 +55,21 @@ def test_both_runs_open_and_differ(base: Path, taught: tuple[Path, dict[str, Any
     name = next(name for name in weights[0] if "qkv" in name)
     assert not torch.equal(weights[0][name], weights[1][name])
     assert weights[1].keys() == weights[2].keys()
+
+
+def test_four_bits_are_no_choice_for_a_taught_model(
+    base: Path, taught: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def choose(*_: object, adapted: bool) -> str:
+        told.append(adapted)
+        return "fp32"
+
+    monkeypatch.setattr(language_model, "choose_precision", choose)
+    for place in (base, taught[0] / TUNED):
+        scratchlm.load(str(place)).engine()
+    assert told == [False, True]
 
 
 def test_what_is_told(taught: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
