@@ -58,6 +58,15 @@ INLINE counts dot_bytes(counts sum, counts w, const int8_t *four) {
 #define STORE_FLOATS _mm256_storeu_ps
 #endif
 
+/* Call for the same block of the vector after this one. With many tokens the products take as long as the loads, and
+ * would otherwise take their turns with them: panels are too short for the processor to see where they lead. */
+INLINE void fetch_ahead(const uint8_t *w, int64_t apart, int64_t panel_bytes, int bytes) {
+    for (int i = 0; i < bytes; i += 64) {
+        __builtin_prefetch(w + WIDE * panel_bytes + i);
+        if (WIDE > 1) __builtin_prefetch(w + apart + WIDE * panel_bytes + i);
+    }
+}
+
 /* y[token] over all blocks. Weights come as 128 + q, which fits the unsigned factor; `off` takes the 128 away again. */
 INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint8_t *w, int64_t apart,
                    const Activations *x, sums *y) {
@@ -65,6 +74,7 @@ INLINE void panel8(const int brief, const int tokens, int64_t blocks, const uint
     const counts flip = ALL_BYTES(-128);
     for (int t = 0; t < tokens; t++) y[t] = ALL_FLOATS(0);
     for (int64_t b = 0; b < blocks; b++, w += BYTES8) {
+        fetch_ahead(w, apart, blocks * BYTES8, BYTES8);
         counts sum[TOGETHER];
         for (int t = 0; t < tokens; t++) sum[t] = ALL_INTEGERS(x[t].off[b]);
 #pragma GCC unroll 8
@@ -84,6 +94,7 @@ INLINE void panel4(const int tokens, int64_t blocks, const uint8_t *w, int64_t a
     const counts low = ALL_BYTES(15);
     for (int t = 0; t < tokens; t++) y[t] = ALL_FLOATS(0);
     for (int64_t b = 0; b < blocks; b++, w += BYTES4) {
+        fetch_ahead(w, apart, blocks * BYTES4, BYTES4);
         counts sum[TOGETHER];
         for (int t = 0; t < tokens; t++) sum[t] = ALL_INTEGERS(0);
 #pragma GCC unroll 4

@@ -100,24 +100,22 @@ static Activations activations_at(char *memory, int64_t K, int64_t token) {
 static void round_activations(int kind, const float *x, int64_t K, Activations a) {
     const float limit = kind == INT8_SHORT ? 63.0f : 127.0f;
     for (int64_t b = 0; b * BLOCK < K; b++) {
-        float block[BLOCK], largest = 0;
+        float padded[BLOCK] = {0}, largest = 0;
         int64_t n = MIN(K - b * BLOCK, BLOCK);
-        memcpy(block, x + b * BLOCK, (size_t)n * sizeof(float));
-        for (int64_t i = n; i < BLOCK; i++) block[i] = 0;
+        const float *block = n == BLOCK ? x + b * BLOCK : memcpy(padded, x + b * BLOCK, (size_t)n * sizeof(float));
 #pragma omp simd reduction(max : largest)
         for (int i = 0; i < BLOCK; i++) {
             float size = __builtin_fabsf(block[i]);
             largest = size > largest ? size : largest;
         }
         float scale = largest / limit, inverse = largest > 0 ? limit / largest : 0;
-        int32_t sum = 0;
+        int32_t rounded[BLOCK], sum = 0;
         int8_t *q = a.q + b * BLOCK;
+        /* In one loop they would go through memory in halves, which takes twice the time. */
+        for (int i = 0; i < BLOCK; i++) rounded[i] = (int32_t)__builtin_rintf(block[i] * inverse);
+        for (int i = 0; i < BLOCK; i++) q[i] = (int8_t)rounded[i];
 #pragma omp simd reduction(+ : sum)
-        for (int i = 0; i < BLOCK; i++) {
-            int32_t rounded = (int32_t)__builtin_rintf(block[i] * inverse);
-            q[i] = (int8_t)rounded;
-            sum += rounded;
-        }
+        for (int i = 0; i < BLOCK; i++) sum += rounded[i];
         a.scale[b] = scale;
         a.sum[b] = scale * (float)sum;
         a.off[b] = -128 * sum;
