@@ -248,7 +248,9 @@ def test_masks_are_made_beside_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
     engine = engine_of("bpe")
     logits = engine.backend.logits
     order: list[int] = []
-    monkeypatch.setattr(engine.backend, "logits", lambda segments: order.append(len(threads)) or logits(segments))
+    monkeypatch.setattr(
+        engine.backend, "logits", lambda segments, stop: order.append(len(threads)) or logits(segments, stop)
+    )
     ticket = engine.submit(asked(0))
     while ticket.finish_reason is None:
         engine.step()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scratchlm.generation.engine import Engine, Request
-from scratchlm.generation.native import Segment
+from scratchlm.generation.native import Segment, Stop
 from scratchlm.generation.sampling import SamplingConfig
 
 from .test_engine import GREEDY, VOCABULARY, backend, build, prompt
@@ -54,12 +54,12 @@ def test_after_a_failed_step_the_engine_goes_on_with_those_that_wait(kind: str) 
     made = backend(kind, slots=2)
     engine, logits, calls = Engine(made), made.logits, 0
 
-    def broken(segments: list[Segment]) -> torch.Tensor:
+    def broken(segments: list[Segment], stop: Stop | None = None) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise MemoryError("no more")
-        return logits(segments)
+        return logits(segments, stop)
 
     made.logits = broken  # type: ignore[method-assign]
     tickets = [engine.submit(Request(prompt(5, seed), 6, GREEDY)) for seed in range(3)]

@@ -172,11 +172,11 @@ async def test_a_failed_step_ends_those_in_it_and_no_others() -> None:
     made = engine(2)
     logits, fail = made.backend.logits, [False]
 
-    def sometimes(segments: Any) -> torch.Tensor:
+    def sometimes(segments: Any, stop: Any) -> torch.Tensor:
         if fail[0]:
             fail[0] = False
             raise RuntimeError("secret insides")
-        return logits(segments)
+        return logits(segments, stop)
 
     made.backend.logits = sometimes  # type: ignore[method-assign]
     scheduler = Scheduler(made, 2, 8)
@@ -196,6 +196,41 @@ async def test_a_failed_step_ends_those_in_it_and_no_others() -> None:
     assert waiting.ticket is not None
     alone = engine().run([Request([9, 10, 11], 4, GREEDY)])[0]
     assert [token.id for token in waiting.ticket.tokens] == [token.id for token in alone.tokens]
+    scheduler.close()
+
+
+async def test_a_job_that_cannot_begin_hits_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = engine(2)
+    submit = made.submit
+
+    def broken(request: Request) -> Ticket:
+        if request.ids[0] == 7:
+            raise RuntimeError("secret insides")
+        return submit(request)
+
+    monkeypatch.setattr(made, "submit", broken)
+    scheduler = Scheduler(made, 2, 8)
+    bad, good = job(first=7), job(first=5)
+    scheduler.admit([bad, good])
+    await ended(bad, good)
+    assert isinstance(bad.error, ApiError)
+    assert "secret" not in str(bad.error)
+    assert good.error is None
+    scheduler.close()
+
+
+async def test_the_engine_is_hurried_for_those_that_get_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, hurried = engine(2), []
+    monkeypatch.setattr(made, "hurry", lambda: hurried.append(1))
+    scheduler = Scheduler(made, 2, 8)
+    running = [job(new=100_000), job(new=100_000, first=5)]
+    for one in running:
+        scheduler.admit([one])
+        while not one.first:
+            await asyncio.sleep(0.005)
+    assert len(hurried) == 2
+    scheduler.admit([job()])
+    assert len(hurried) == 2
     scheduler.close()
 
 

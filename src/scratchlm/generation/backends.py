@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from scratchlm.generation.native import NativeCache, NativeModel, Segment
+from scratchlm.generation.native import NativeCache, NativeModel, Segment, Stop
 from scratchlm.models import Decoder, KVCache
 from scratchlm.models.quantised import QuantisedLinear
 
@@ -23,9 +23,12 @@ class Backend(Protocol):
     """Of the weights, for people: "fp32", "bf16", "int8" or "int4"."""
     keeps: bool
     """Whether it remembers; without a cache each call brings whole sequences."""
+    enough: int
+    """Tokens of prompts in a pass from which on each further one makes it longer by what it takes alone."""
 
-    def logits(self, segments: Sequence[Segment]) -> Tensor:
-        """(wanted, V) float32 of the wanted tokens, in order; valid until the next call."""
+    def logits(self, segments: Sequence[Segment], stop: Stop | None = None) -> Tensor:
+        """(wanted, V) float32 of the wanted tokens, in order; valid until the next call. A backend that can end a pass
+        early raises GivenUpError when it is asked to; the others compute it to its end."""
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Make the first tokens of one slot those of another, too."""
@@ -35,6 +38,7 @@ class NativeBackend:
     """On the CPU, in native code: float32, 8 or 4 bits."""
 
     keeps = True
+    enough = 32
 
     def __init__(self, model: NativeModel, slots: int, context: int | None = None) -> None:
         self.context = model.config.context if context is None else context
@@ -42,8 +46,8 @@ class NativeBackend:
         self.vocab_size, self.slots = model.config.vocab_size, slots
         self.precision: str = model.precision
 
-    def logits(self, segments: Sequence[Segment]) -> Tensor:
-        return self._model.logits(segments, self._cache)
+    def logits(self, segments: Sequence[Segment], stop: Stop | None = None) -> Tensor:
+        return self._model.logits(segments, self._cache, stop)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         self._cache.copy(source, target, tokens)
@@ -57,6 +61,7 @@ class TorchBackend:
     """
 
     keeps = True
+    enough = 256
 
     def __init__(self, model: Decoder, slots: int, context: int | None = None) -> None:
         self._model = model
@@ -67,7 +72,7 @@ class TorchBackend:
         self.precision = _precision_of(model)
         self.vocab_size, self.slots = model.config.vocab_size, slots
 
-    def logits(self, segments: Sequence[Segment]) -> Tensor:
+    def logits(self, segments: Sequence[Segment], stop: Stop | None = None) -> Tensor:  # noqa: ARG002
         parts: list[Tensor] = [torch.empty(0)] * len(segments)
         groups: dict[int, list[int]] = {}
         for i, segment in enumerate(segments):
@@ -90,13 +95,14 @@ class UncachedBackend:
     """A decoder that computes whole sequences for every token: what the others are checked against."""
 
     keeps = False
+    enough = 256
 
     def __init__(self, model: Decoder, slots: int) -> None:
         self._model = model
         self.precision = _precision_of(model)
         self.context, self.vocab_size, self.slots = model.config.context, model.config.vocab_size, slots
 
-    def logits(self, segments: Sequence[Segment]) -> Tensor:
+    def logits(self, segments: Sequence[Segment], stop: Stop | None = None) -> Tensor:  # noqa: ARG002
         parts = []
         for segment in segments:
             if segment.start:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from scratchlm.errors import UserError
 from scratchlm.generation.backends import Backend
-from scratchlm.generation.lookup import common, propose
-from scratchlm.generation.native import Segment
+from scratchlm.generation.lookup import common, guess
+from scratchlm.generation.native import GivenUpError, Segment, Stop
 from scratchlm.generation.request import FinishReason, Request, Ticket, Token
 from scratchlm.generation.sampling import SamplingConfig, sample
 from scratchlm.generation.scoring import score, score_prompt
@@ -48,6 +48,7 @@ class Engine:
         self._held: list[list[int]] = [[] for _ in range(backend.slots)]  # the tokens that lie in each slot
         self._used = [0] * backend.slots  # when each was last given out
         self._clock = self._ahead = 0
+        self._stop, self._patient = Stop(), False
 
     def submit(self, request: Request) -> Ticket:
         """Take a request in; it is worked on by :meth:`step`.
@@ -68,6 +69,11 @@ class Engine:
     def cancel(self, sequence: Ticket) -> None:
         """End a request at the next step."""
         sequence.cancelled = True
+
+    def hurry(self) -> None:
+        """Say that a request is about to come: a pass over generated tokens that has not got far is given up, so that
+        the prompt need not wait for it. Never two in a row. From any thread."""
+        self._stop.set()
 
     def run(self, requests: Sequence[Request]) -> list[Ticket]:
         """Submit requests and work until they have ended. If one is refused, none is left behind."""
@@ -123,11 +129,19 @@ class Engine:
         for sequence, segment in zip(chosen, segments, strict=True):
             if sequence.request.constraint is not None and segment.wanted != "none":
                 sequence.blocked = self._worker.submit(sequence.request.constraint.blocked, sequence.draft)
-        logits = self.backend.logits(segments)
+        reads = any(segment.prompt for segment in segments)
         for sequence, segment in zip(chosen, segments, strict=True):
-            held = self._held[sequence.slot]
-            del held[segment.start :]
-            held += segment.ids
+            del self._held[sequence.slot][segment.start :]  # what lies there is written over
+        try:
+            logits = self.backend.logits(segments, None if reads or self._patient else self._stop)
+        except GivenUpError:
+            self._patient = True
+            return True
+        finally:
+            self._stop.clear()
+        self._patient = self._patient and reads
+        for sequence, segment in zip(chosen, segments, strict=True):
+            self._held[sequence.slot] += segment.ids
             sequence.fed = segment.start + len(segment.ids)
         self._take(logits, list(zip(chosen, segments, strict=True)))
         return True
@@ -186,11 +200,11 @@ class Engine:
 
     def _plan(self) -> tuple[list[Segment], list[Ticket]]:
         """What to compute now: a token (and guesses) for each text, then pieces of prompts as far as they fit. Short
-        prompts go before the texts, as many as fit, so that their first tokens come soon."""
+        prompts go before the texts, one after the other where together they would only all be late, so that their
+        first tokens come soon."""
         segments, chosen, budget = [], [], self._chunk
         unread = sum(len(s.window) - s.fed for s in self._running if not s.decoding)
         first = self.backend.keeps and 0 < unread <= budget - self._ahead
-        self._ahead = self._ahead + unread if first else 0
         wanted: Literal["all", "last", "none"]
         for sequence in self._running:
             if not self.backend.keeps:
@@ -198,34 +212,23 @@ class Engine:
             elif sequence.decoding:
                 if first:
                     continue
-                sequence.draft = self._guess(sequence)
+                sequence.draft = guess(sequence, self.backend.context)
                 ids = sequence.window[sequence.fed :] + sequence.draft
                 wanted = "all" if sequence.draft else "last"
                 segments.append(Segment(sequence.slot, ids, sequence.fed, prompt=False, wanted=wanted))
                 chosen.append(sequence)
                 continue
+            full = first and self._chunk - budget >= self.backend.enough
             ids = sequence.window[sequence.fed : sequence.fed + budget if self.backend.keeps else None]
-            if not ids:
-                continue  # the budget is used up
+            if not ids or full:
+                continue  # its turn is in the next pass
             budget = max(budget - len(ids), 0)
             complete = sequence.fed + len(ids) == len(sequence.window)
             wanted = "all" if sequence.scores_prompt else "last" if complete else "none"
             segments.append(Segment(sequence.slot, ids, sequence.fed, wanted=wanted))
             chosen.append(sequence)
+        self._ahead = self._ahead + self._chunk - budget if first else 0
         return segments, chosen
-
-    def _guess(self, sequence: Ticket) -> list[int]:
-        request = sequence.request
-        room = min(
-            request.speculate,
-            self.backend.context - len(sequence.window),
-            request.max_new_tokens - len(sequence.tokens) - 1,
-        )
-        # A penalty makes each choice depend on the one before it, which a pass over guesses cannot know.
-        if room <= 0 or request.sampling.penalises:
-            return []
-        guesses = propose(sequence.window, room)
-        return guesses if request.constraint is None else guesses[: request.constraint.allows(guesses)]
 
     # ---- what comes of it
 
@@ -234,7 +237,7 @@ class Engine:
         parts, firsts, counts = self._rows(logits, parts)
         groups: dict[SamplingConfig, list[int]] = {}
         for i, (sequence, _) in enumerate(parts):
-            groups.setdefault(sequence.request.sampling, []).append(i)
+            groups.setdefault(sequence.rule, []).append(i)
         blocked: dict[int, Tensor] = {}
         single: dict[int, list[bool]] = {}
         for i, (sequence, _) in enumerate(parts):

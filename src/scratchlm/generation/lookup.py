@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scratchlm.generation.request import Ticket
+
 LONGEST_MATCH, SHORTEST_MATCH = 4, 2
 
 
@@ -20,6 +22,17 @@ def propose(tokens: Sequence[int], most: int) -> list[int]:
             if tokens[start] == last[0] and tokens[start : start + length] == last:
                 return list(tokens[start + length : start + length + most])
     return []
+
+
+def guess(text: Ticket, context: int) -> list[int]:
+    """Guesses at a text's next tokens, as many as were asked for, fit the context, and may come."""
+    request = text.request
+    room = min(request.speculate, context - len(text.window), text.left - 1)
+    # A penalty makes each choice depend on the one before it, which a pass over guesses cannot know.
+    if room <= 0 or request.sampling.penalises:
+        return []
+    guesses = propose(text.window, room)
+    return guesses if request.constraint is None else guesses[: request.constraint.allows(guesses)]
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -78,6 +78,7 @@ class _Call(Structure):
         *((name, c_int64) for name in ("slots", "capacity", "one_layer")),
         *((name, c_void_p) for name in ("keys", "values", "logits", "states", "work")),
         ("threads", c_int64),
+        ("stop", c_void_p),
     ]
 
 
@@ -93,6 +94,28 @@ class Segment:
     """Whether these are a piece of a prompt; generated tokens are computed by dot products (see forward.c)."""
     wanted: Literal["last", "all", "none"] = "last"
     """Which tokens' logits to compute."""
+
+
+class Stop:
+    """Asks a pass that is being computed to end early; set from any thread."""
+
+    def __init__(self) -> None:
+        self._asked = c_int32(0)
+
+    @property
+    def address(self) -> int:
+        """Where native code looks."""
+        return ctypes.addressof(self._asked)
+
+    def set(self) -> None:
+        self._asked.value = 1
+
+    def clear(self) -> None:
+        self._asked.value = 0
+
+
+class GivenUpError(Exception):
+    """A pass has ended early. What it has put at its segments' places in the cache counts for nothing."""
 
 
 class NativeCache:
@@ -158,7 +181,7 @@ class NativeModel:
             setattr(self._model, field, int(size))
         self._layer_size = sum(m.rows * m.columns for m in (getattr(self._layers[0], f) for f in _LAYER_MATRICES))
         self._address = ctypes.addressof(self._model)
-        self._forward = _function("forward", [c_void_p, c_void_p, c_int64], None)
+        self._forward = _function("forward", [c_void_p, c_void_p, c_int64], c_int64)
         self._work_size = _function("forward_work", [c_void_p, c_void_p, c_int64], c_int64)
         self._work = torch.empty(0, dtype=torch.uint8)
         self._logits = torch.empty(0)
@@ -168,12 +191,13 @@ class NativeModel:
         """Memory that the packed matrices take; float32 ones belong to the model."""
         return sum(matrix.bytes for matrix in self._matrices.values())
 
-    def logits(self, segments: Sequence[Segment], cache: NativeCache) -> Tensor:
+    def logits(self, segments: Sequence[Segment], cache: NativeCache, stop: Stop | None = None) -> Tensor:
         """Feed the segments; the logits of the wanted tokens, (wanted, V), in the order of the segments.
 
         The result is valid until the next call.
 
         Raises:
+            GivenUpError: ``stop`` was set before half of the layers were computed.
             ValueError: a token outside the vocabulary, a slot or place outside the cache, an empty segment.
         """
         order = sorted(range(len(segments)), key=lambda i: segments[i].prompt)  # dot products come first
@@ -191,7 +215,7 @@ class NativeModel:
         if self._logits.numel() < size:
             self._logits = torch.empty(size)
         out = self._logits[:size].view(len(rows), self.config.vocab_size)
-        self._call([segments[i] for i in order], cache, rows, out, None)
+        self._call([segments[i] for i in order], cache, rows, out, None, stop)
         return out
 
     def states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -213,6 +237,7 @@ class NativeModel:
         wanted: list[int],
         logits: Tensor | None,
         states: Tensor | None,
+        stop: Stop | None = None,
     ) -> None:
         ids: list[int] = []
         positions: list[int] = []
@@ -252,7 +277,9 @@ class NativeModel:
         if self._work.numel() < size + 64:
             self._work = torch.empty(size + 64, dtype=torch.uint8)
         call.work = -(-self._work.data_ptr() // 64) * 64
-        self._forward(self._address, ctypes.byref(call), longest)
+        call.stop = None if stop is None else stop.address
+        if not self._forward(self._address, ctypes.byref(call), longest):
+            raise GivenUpError
 
     def _pointer(self, name: str) -> int | None:
         tensor = self._weights.tensor(name)

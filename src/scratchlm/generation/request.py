@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -75,6 +75,8 @@ class Ticket:
 
     def __init__(self, request: Request, context: int) -> None:
         self.request = request
+        self.rule = replace(request.sampling, seed=None)
+        """How its tokens are chosen; the seed is in its draws."""
         self.tokens: list[Token] = []
         self.finish_reason: FinishReason | None = None
         """None as long as it runs."""

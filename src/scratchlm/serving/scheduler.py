@@ -106,6 +106,8 @@ class Scheduler:
                 )
             for job in jobs:
                 self._line.add(client, job)
+            if len(self._running) < self.slots:
+                self.engine.hurry()
             self._changed.notify()
 
     def cancel(self, jobs: Iterable[Job]) -> None:
@@ -164,8 +166,8 @@ class Scheduler:
             job.begun = perf_counter()
             try:
                 job.ticket = self.engine.submit(job.request)
-            except (UserError, ValueError) as error:
-                job.error = error
+            except Exception as error:  # of this job alone
+                job.error = error if isinstance(error, (UserError, ValueError)) else _failed(error)
                 self._line.leave(client)
                 ended.append(job)
             else:
@@ -174,8 +176,6 @@ class Scheduler:
 
     def _fail(self, error: Exception) -> list[Job]:
         """The jobs that a failed step has hit."""
-        if not isinstance(error, UserError):
-            log.error("a step of the engine failed: %s: %s", type(error).__name__, error, exc_info=error)
         hit = {id(ticket) for ticket in self.engine.abandon()}
         ended = [job for job in self._running if id(job.ticket) in hit]
         if not ended:  # not even one had begun: whatever it is would come again at once
@@ -183,10 +183,9 @@ class Scheduler:
             for job in ended:
                 assert job.ticket is not None
                 self.engine.cancel(job.ticket)
+        told = _failed(error)
         for job in ended:
-            job.error = ApiError(
-                500, f"the model failed: {error}" if isinstance(error, UserError) else "the model failed"
-            )
+            job.error = told
         self._leave(ended)
         return ended
 
@@ -231,6 +230,14 @@ class Scheduler:
             for job in jobs:
                 self._running.remove(job)
                 self._line.leave(job.client)
+
+
+def _failed(error: Exception) -> ApiError:
+    """What a client is told; what only we can mend goes to the log."""
+    if isinstance(error, UserError):
+        return ApiError(500, f"the model failed: {error}")
+    log.error("the engine failed: %s: %s", type(error).__name__, error, exc_info=error)
+    return ApiError(500, "the model failed")
 
 
 def _tell_all(news: list[News]) -> None:

@@ -47,6 +47,7 @@ typedef struct {
     float *logits, *states; /* (wanted, V); (tokens, C) after the final norm, or NULL */
     char *work;
     int64_t threads;
+    const int32_t *stop; /* becomes other than 0 when somebody wants the call to end early; or NULL */
 } Call;
 
 /* What a product reads: floats, and the same rounded to 8 bits where the weights are quantised. */
@@ -270,7 +271,11 @@ int64_t forward_work(const Model *m, const Call *c, int64_t longest) {
     return divide(&t, c->work, 0, longest);
 }
 
-void forward(const Model *m, const Call *c, int64_t longest) {
+/* Returns 0 where it was stopped and gave up, else 1. Past half of the layers it is no longer worth it. The first
+ * thread looks, and all act on what it saw: its note is read a barrier after it was written, and written again only
+ * when all have read it. */
+int64_t forward(const Model *m, const Call *c, int64_t longest) {
+    int stopped = 0;
 #pragma omp parallel num_threads(c->threads)
     {
         Thread t = {.m = m, .c = c};
@@ -280,22 +285,24 @@ void forward(const Model *m, const Call *c, int64_t longest) {
         const float *z = NULL, *weight = NULL, *bias = NULL; /* a post-norm layer's last norm waits for its turn */
         for (int64_t l = 0; l < m->layer_count; l++) {
             const Layer *w = m->layers + l;
+            if (me == 0 && c->stop && 2 * l < m->layer_count) stopped = __atomic_load_n(c->stop, __ATOMIC_RELAXED) != 0;
             if (m->pre) weight = w->norm1_weight, bias = w->norm1_bias;
             join(&t, z, weight, bias, &w->qkv);
             sync(&t);
             linear(&t, &w->qkv, (Input){m->pre ? t.normed.x : t.x, t.normed.rounded}, C, t.qkv, tokens, c->dots);
             attention(&t, w, l);
+            if (stopped) break;
             linear(&t, &w->out, (Input){t.mixed, t.normed.rounded}, w->out.columns, t.z, tokens, c->dots);
             join(&t, t.z, m->pre ? w->norm2_weight : w->norm1_weight, m->pre ? w->norm2_bias : w->norm1_bias, &w->up);
             sync(&t);
             feed_forward(&t, w);
             z = t.z, weight = w->norm2_weight, bias = w->norm2_bias;
         }
-        join(&t, z, m->pre ? NULL : weight, bias, NULL);
+        if (!stopped) join(&t, z, m->pre ? NULL : weight, bias, NULL);
         sync(&t);
-        if (c->states)
+        if (c->states && !stopped)
             for (int64_t i = t.first; i < tokens; i += t.step) finish(m, t.x + i * C, c->states + i * C);
-        if (c->wanted_count) { /* the wanted tokens' states gather at the front of `normed` */
+        if (c->wanted_count && !stopped) { /* the wanted tokens' states gather at the front of `normed` */
             for (int64_t i = t.first; i < c->wanted_count; i += t.step) {
                 finish(m, t.x + c->wanted[i] * C, t.normed.x + i * C);
                 round_input(&m->head, t.normed, i, t.normed.x + i * C);
@@ -304,6 +311,7 @@ void forward(const Model *m, const Call *c, int64_t longest) {
             linear(&t, &m->head, t.normed, C, c->logits, c->wanted_count, dotted(c));
         }
     }
+    return !stopped;
 }
 
 int64_t cache_width(void) { return NR; }
