@@ -145,6 +145,23 @@ def test_greedy_takes_the_most_likely_token_and_needs_no_numbers(logits: torch.T
     assert torch.equal(sample(logits, config), logits.argmax(-1))
 
 
+def test_a_bias_is_added_before_all_else(logits: torch.Tensor) -> None:
+    before = logits.clone()
+    biased = SamplingConfig(temperature=2.0, logit_bias=((1, 3.5), (4, -100.0)))
+    found = filter_logits(logits, biased)
+    expected = before.clone()
+    expected[:, 1] += 3.5
+    expected[:, 4] -= 100
+    torch.testing.assert_close(found, expected / 2, atol=0, rtol=0)
+    assert torch.equal(logits, before)
+    assert sample(logits, SamplingConfig(greedy=True, logit_bias=((3, 100.0),))).tolist() == [3] * len(logits)
+    with pytest.raises(UserError, match=f"token {logits.shape[-1]}; this vocabulary ends at {logits.shape[-1] - 1}"):
+        sample(logits, SamplingConfig(logit_bias=((logits.shape[-1], 1.0),)))
+    for wrong in ((-1, 1.0), (0, 100.5), (0, math.nan)):
+        with pytest.raises(UserError, match="logit_bias gives token"):
+            SamplingConfig(logit_bias=(wrong,))
+
+
 def test_greedy_respects_the_repetition_penalty() -> None:
     logits, seen = torch.tensor([[2.0, 1.9]]), torch.tensor([[True, False]])
     assert sample(logits, SamplingConfig(greedy=True, repetition_penalty=1.5), seen=seen).tolist() == [1]

@@ -150,6 +150,27 @@ def test_penalties_change_what_is_said(client: Any) -> None:
     assert len(set(less)) > len(set(free))
 
 
+def test_biases_demand_and_forbid_tokens_and_leave_log_probabilities_alone(
+    client: Any, local: scratchlm.LanguageModel
+) -> None:
+    plain = greedy(client, logprobs=True, top_logprobs=1, max_tokens=3)
+    word = local.tokenizer.encode("tea")[-1]
+    demanded = greedy(client, logprobs=True, top_logprobs=1, logit_bias={str(word): 100}, max_tokens=3)
+    assert demanded.choices[0].message.content == local.tokenizer.decode([word] * 3)
+    first, biased = plain.choices[0].logprobs.content[0], demanded.choices[0].logprobs.content[0]
+    assert biased.top_logprobs[0] == first.top_logprobs[0]  # what the model itself would say
+    assert biased.logprob < first.logprob
+    said = local.chat(ASK, max_new_tokens=3, sampling=SamplingConfig(greedy=True)).ids
+    forbidden = greedy(client, logit_bias={str(token): -100 for token in said}, max_tokens=3)
+    assert forbidden.choices[0].message.content != plain.choices[0].message.content
+    drawn = greedy(client, temperature=1.5, n=2, seed=3, logit_bias={str(word): 100}, max_tokens=3)
+    assert {choice.message.content for choice in drawn.choices} == {demanded.choices[0].message.content}
+    asked = {"model": "chat", "prompt": "the sea", "temperature": 0, "max_tokens": 3}
+    assert client.completions.create(**asked, logit_bias={str(word): 100}).choices[0].text == local.tokenizer.decode(
+        [word] * 3
+    )
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_a_schema_is_kept_to(client: Any, stream: bool, temperature: float) -> None:

@@ -1,6 +1,6 @@
 """From logits to the next token: filters as pure functions, and the draw.
 
-The order is fixed: penalties, temperature, top-k, top-p, min-p. Each filter sets what it drops to -inf and
+The order is fixed: biases, penalties, temperature, top-k, top-p, min-p. Each filter sets what it drops to -inf and
 leaves the rest alone, so that they combine; the most likely token always stays.
 """
 
@@ -47,6 +47,8 @@ class SamplingConfig:
     """Taken once from the logit of each token that the new text has (not the prompt); OpenAI's, from -2 to 2."""
     frequency_penalty: float = 0.0
     """Taken from a token's logit for each time that the new text has it; OpenAI's, from -2 to 2."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens and what is added to their logits: -100 all but forbids one, 100 all but demands it."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -62,6 +64,9 @@ class SamplingConfig:
         for name in ("presence_penalty", "frequency_penalty"):
             if not -2 <= (value := getattr(self, name)) <= 2:
                 raise UserError(f"{name} is {value}; give a number from -2 to 2 (0 for none)")
+        for token, bias in self.logit_bias:
+            if token < 0 or not -100 <= bias <= 100:
+                raise UserError(f"logit_bias gives token {token} {bias}; give token ids numbers from -100 to 100")
         if self.seed is not None and self.seed < 0:
             raise UserError(f"seed is {self.seed}; give a whole number of at least 0")
 
@@ -101,6 +106,22 @@ def penalise_counts(logits: Tensor, counts: Tensor, presence: float, frequency: 
     logits (B, V), counts (B, V) of the same type -> (B, V). Negative penalties make them likelier.
     """
     return logits - presence * (counts > 0) - frequency * counts
+
+
+def add_bias(logits: Tensor, bias: Sequence[tuple[int, float]]) -> Tensor:
+    """Add numbers to the logits of some tokens. logits (B, V) -> (B, V).
+
+    Raises:
+        UserError: a token that is not in the vocabulary.
+    """
+    if not bias:
+        return logits
+    ids, added = zip(*bias, strict=True)
+    if max(ids) >= logits.shape[-1]:
+        raise UserError(f"logit_bias names token {max(ids)}; this vocabulary ends at {logits.shape[-1] - 1}")
+    logits = logits.clone()
+    logits[:, list(ids)] += torch.tensor(added, dtype=logits.dtype, device=logits.device)
+    return logits
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -159,11 +180,12 @@ def keep_min_p(logits: Tensor, share: float) -> Tensor:
 def filter_logits(
     logits: Tensor, config: SamplingConfig, seen: Tensor | None = None, counts: Tensor | None = None
 ) -> Tensor:
-    """The logits (B, V) that are drawn from: penalised, scaled, and -inf where a filter drops a token.
+    """The logits (B, V) that are drawn from: biased, penalised, scaled, and -inf where a filter drops a token.
 
     ``seen`` (B, V) bool is needed only with a repetition penalty, ``counts`` (B, V) of the new text's tokens only with
     a penalty on presence or frequency.
     """
+    logits = add_bias(logits, config.logit_bias)
     if config.repetition_penalty != 1.0:
         if seen is None:
             raise ValueError("a repetition penalty needs to know which tokens were seen")

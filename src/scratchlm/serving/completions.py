@@ -42,7 +42,7 @@ class Completion:
 
     def _texts(self, loaded: Loaded, client: str, news: News) -> list[Text]:
         asked, self._tokenizer = self.asked, loaded.tokenizer
-        sampling = sampling_of(asked)
+        sampling = sampling_of(asked, loaded.tokenizer.vocab_size)
         scores = bool(asked.echo) and asked.logprobs is not None
         most = _MOST_NEW if asked.max_tokens is None else asked.max_tokens
         texts: list[Text] = []

@@ -21,8 +21,16 @@ _LEAST_TOP_P = 1e-6
 """What a top_p of 0 means: the likeliest token alone."""
 
 
-def sampling_of(asked: ChatRequest | CompletionRequest) -> SamplingConfig:
-    """How tokens are drawn; with a seed of its own where none is given."""
+def sampling_of(asked: ChatRequest | CompletionRequest, vocabulary: int) -> SamplingConfig:
+    """How tokens are drawn; with a seed of its own where none is given.
+
+    Raises:
+        ApiError: a bias for a token that the model does not have.
+    """
+    beyond = [token for token, _ in asked.biases if token >= vocabulary]
+    if beyond:
+        what = f"{beyond[0]} is no token of {asked.model}; its tokens are 0 to {vocabulary - 1}"
+        raise ApiError(400, what, param="logit_bias")
     heat = 1.0 if asked.temperature is None else asked.temperature
     seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**64
     return SamplingConfig(
@@ -34,6 +42,7 @@ def sampling_of(asked: ChatRequest | CompletionRequest) -> SamplingConfig:
         seed=seed,
         presence_penalty=asked.presence_penalty or 0.0,
         frequency_penalty=asked.frequency_penalty or 0.0,
+        logit_bias=asked.biases,
     )
 
 

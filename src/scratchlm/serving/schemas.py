@@ -14,7 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MOST_CHOICES, MOST_PROMPTS, MOST_LOG_PROBABILITIES, MOST_STOPS, MOST_INPUTS, MOST_TOOLS = 128, 128, 20, 16, 2048, 128
+MOST_BIASES = 1024
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenId = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 def _several(given: Any) -> list[Any]:
@@ -165,7 +168,7 @@ class _Drawing(_Strict):
     max_tokens: int | None = Field(default=None, ge=0)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[TokenId, Bias] | None = Field(default=None, max_length=MOST_BIASES)
     user: str | None = None
     # ours
     top_k: int | None = Field(default=None, ge=0)
@@ -176,6 +179,11 @@ class _Drawing(_Strict):
     def stops(self) -> list[str]:
         """The stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """Tokens and what is added to their logits."""
+        return tuple(sorted((int(token), bias) for token, bias in (self.logit_bias or {}).items()))
 
     @property
     def tells_usage(self) -> bool:
@@ -189,13 +197,6 @@ class _Drawing(_Strict):
         if len(given) > MOST_STOPS or any(not one for one in given):
             raise ValueError(f"give at most {MOST_STOPS} stop strings, none of them empty")
         return stop
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _no_bias(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
-        if bias:
-            raise ValueError("this server has no biases; leave it out")
-        return bias
 
     @model_validator(mode="after")
     def _streams(self) -> _Drawing:
