@@ -30,6 +30,7 @@ from scratchlm.generation.fill import MASK, fill, own_mask
 from scratchlm.generation.generate import Generation, OnText, generate
 from scratchlm.generation.precision import PrecisionName, choose_precision
 from scratchlm.generation.predict import Prediction, Predictor
+from scratchlm.generation.recommended import chat_sampling
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
 from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq, evaluating
@@ -168,8 +169,8 @@ class LanguageModel:
     ) -> Generation:
         """The assistant's answer to ``messages``, each a mapping with "role" and "content".
 
-        What the cache holds of the conversation is not read again. ``sampling`` is at temperature 0.8 unless given. The
-        answer is JSON that fits ``schema``, or a text of ``grammar``, if one of them is given.
+        What the cache holds of the conversation is not read again. Unless ``sampling`` is given, it is as the model's
+        makers advise. The answer is JSON that fits ``schema``, or a text of ``grammar``, if one of them is given.
 
         Raises:
             UserError: a model without a chat template, messages of the wrong form, or a setting out of range.
@@ -177,7 +178,7 @@ class LanguageModel:
         return reply(
             *(self.engine(), self.tokenizer, messages),
             max_new_tokens=max_new_tokens,
-            sampling=SamplingConfig(temperature=0.8) if sampling is None else sampling,
+            sampling=sampling or chat_sampling(self._opened.located),
             stop=stop,
             on_text=on_text,
             speculate=speculate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import threading
 import weakref
@@ -18,7 +19,7 @@ from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
 from scratchlm.serving.settings import ServerSettings
 
-from .conftest import serving, write_adapter
+from .conftest import serving, write_adapter, write_chat_model
 
 ASK: list[Any] = [{"role": "user", "content": "What is it?"}]
 
@@ -150,3 +151,26 @@ async def test_a_model_whose_files_have_changed_is_read_anew_when_nobody_uses_it
     await found.add(path, "chat")
     assert found.served["chat"].loaded is after
     found.close()
+
+
+def test_a_chat_that_says_nothing_of_it_is_drawn_as_the_models_makers_advise(tmp_path: Path) -> None:
+    folder = write_chat_model(tmp_path / "advised")
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 1.5, "top_k": 1}), encoding="utf-8")
+    with serving(str(folder)) as server:
+        client = openai.OpenAI(base_url=server.url, api_key="none")
+
+        def said(seed: int, extra: Any = None, **more: Any) -> str | None:
+            asked: dict[str, Any] = {"model": "advised", "messages": ASK, "max_tokens": 8, "seed": seed} | more
+            return client.chat.completions.create(**asked, extra_body=extra).choices[0].message.content
+
+        assert said(1) == said(2) == said(3, temperature=0)
+        assert len({said(seed, {"top_k": 0}) for seed in range(4)}) == 4
+        raw = [client.completions.create(model="advised", prompt="the", max_tokens=8, seed=n) for n in range(4)]
+        assert len({one.choices[0].text for one in raw}) == 4  # a completion is as OpenAI has it
+
+
+def test_advice_that_cannot_be_followed_is_told_at_the_start(tmp_path: Path) -> None:
+    folder = write_chat_model(tmp_path / "advised")
+    (folder / "generation_config.json").write_text('{"top_p": 3}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"generation_config\.json: top_p is 3"), serving(str(folder)):
+        pass

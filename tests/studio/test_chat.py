@@ -270,3 +270,24 @@ def test_without_a_model_that_talks_the_page_says_so(
         for name in ("chat", "agents"):
             page = visit(server, name)
             expect(page.locator(".empty").get_by_role("link", name="models")).to_be_visible()
+
+
+def test_answers_are_drawn_as_each_models_makers_advise_until_changed(
+    visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    write_chat_model(tmp_path / "plain")
+    folder = write_chat_model(tmp_path / "advised", seed=1)
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.3, "top_p": 0.9}), encoding="utf-8")
+    settings = StudioSettings(runs=tmp_path / "runs", home=tmp_path / "made")
+    with serving(str(tmp_path / "plain"), str(folder), studio=settings) as server:
+        page = visit(server, "chat")
+        page.get_by_text("Settings").click()
+        temperature, top_p = page.get_by_label("Temperature"), page.get_by_label("Top p")
+        expect(temperature).to_have_value("0.8")
+        page.get_by_label("Model", exact=True).select_option("advised")
+        expect(temperature).to_have_value("0.3")
+        expect(top_p).to_have_value("0.9")
+        temperature.fill("1.1")
+        page.get_by_label("Model", exact=True).select_option("plain")
+        expect(top_p).to_have_value("0.95")
+        expect(temperature).to_have_value("1.1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,8 @@ class Entry:
     gated: bool = False
     """Whether the hub wants a login and an accepted licence."""
     package: Package | None = None
+    sampling: dict[str, float] = field(default_factory=dict)
+    """How its card advises to draw answers, where no file says it."""
 
     @property
     def folder(self) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scratchlm.cli.advised import RepetitionPenalty, Temperature, TopK, TopP
 from scratchlm.cli.constraining import Schema, grammar_asked
 from scratchlm.cli.output import Model, Precision
 from scratchlm.errors import UserError
@@ -29,12 +30,10 @@ def chat(
     model: Model,
     system: Annotated[str | None, typer.Option(help="What the model is told before all.", show_default=False)] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.")] = 512,
-    temperature: Annotated[
-        float, typer.Option(help="Below 1 bolder in what is likely, above 1 flatter, 0 greedy.")
-    ] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 for all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 0.95,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes what was said less likely.")] = 1.0,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    repetition_penalty: RepetitionPenalty = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.", show_default=False)] = None,
     speculate: Annotated[int, typer.Option(help="Guess so many tokens from the text and check them in one pass.")] = 0,
     schema: Schema = None,
@@ -44,11 +43,10 @@ def chat(
     """Talk to a model in the terminal."""
     from scratchlm import api
     from scratchlm.generation.conversation import Conversation
-    from scratchlm.generation.sampling import SamplingConfig
+    from scratchlm.generation.recommended import chat_sampling
 
-    sampling = SamplingConfig(
-        temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
-    )
+    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    sampling = chat_sampling(model, seed=seed, **drawn)
     asked, loaded = grammar_asked(schema), api.load(model, precision=precision)
     if loaded.tokenizer.chat_template is None:
         raise UserError(f"{model} has no chat template, so it knows no turns; use: {loaded.usage()}")

@@ -48,7 +48,7 @@ class Chat:
         ids = self._prompt(loaded)
         most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
         new = room(loaded.context, len(ids), most, "messages")
-        sampling = sampling_of(asked, tokenizer.vocab_size)
+        sampling = sampling_of(asked, tokenizer.vocab_size, loaded.advised)
         grammar = self._grammar(loaded)
         tools = self._tools
         filtered = None if not tools else partial(Said, loaded.caller.form)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from types import MappingProxyType
 from typing import Any
 
 from scratchlm.generation.sampling import SamplingConfig
@@ -19,10 +20,14 @@ _LEAST_TEMPERATURE = 1e-4
 """Below it logits leave the range of numbers, and nothing but the likeliest token would be drawn anyhow."""
 _LEAST_TOP_P = 1e-6
 """What a top_p of 0 means: the likeliest token alone."""
+_UNLESS_ASKED = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-def sampling_of(asked: ChatRequest | CompletionRequest, vocabulary: int) -> SamplingConfig:
-    """How tokens are drawn; with a seed of its own where none is given.
+def sampling_of(
+    asked: ChatRequest | CompletionRequest, vocabulary: int, advised: Mapping[str, float] = MappingProxyType({})
+) -> SamplingConfig:
+    """How tokens are drawn: as asked for, else as ``advised``, else as OpenAI has it; with a seed of its own where none
+    is given.
 
     Raises:
         ApiError: a bias for a token that the model does not have.
@@ -31,14 +36,17 @@ def sampling_of(asked: ChatRequest | CompletionRequest, vocabulary: int) -> Samp
     if beyond:
         what = f"{beyond[0]} is no token of {asked.model}; its tokens are 0 to {vocabulary - 1}"
         raise ApiError(400, what, param="logit_bias")
-    heat = 1.0 if asked.temperature is None else asked.temperature
+    drawn = {
+        name: advised.get(name, unless) if (value := getattr(asked, name)) is None else value
+        for name, unless in _UNLESS_ASKED.items()
+    }
     seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**64
     return SamplingConfig(
-        temperature=heat if heat >= _LEAST_TEMPERATURE else 0.0,
-        top_k=asked.top_k or 0,
-        top_p=max(1.0 if asked.top_p is None else asked.top_p, _LEAST_TOP_P),
-        min_p=asked.min_p or 0.0,
-        repetition_penalty=asked.repetition_penalty or 1.0,
+        temperature=drawn["temperature"] if drawn["temperature"] >= _LEAST_TEMPERATURE else 0.0,
+        top_k=int(drawn["top_k"]),
+        top_p=max(drawn["top_p"], _LEAST_TOP_P),
+        min_p=drawn["min_p"],
+        repetition_penalty=drawn["repetition_penalty"],
         seed=seed,
         presence_penalty=asked.presence_penalty or 0.0,
         frequency_penalty=asked.frequency_penalty or 0.0,

@@ -24,6 +24,7 @@ from scratchlm.checkpoints.catalogue import Located, resolve
 from scratchlm.checkpoints.inspect import inspect
 from scratchlm.errors import UserError
 from scratchlm.generation.constraints import Constraint, Grammars
+from scratchlm.generation.recommended import advised_sampling
 from scratchlm.language_model import LanguageModel
 from scratchlm.serving.documents import Documents
 from scratchlm.serving.errors import ApiError
@@ -45,6 +46,8 @@ class Loaded:
     def __init__(self, model: LanguageModel, settings: ServerSettings, on_end: Callable[[Job], None]) -> None:
         self.model, self.tokenizer, self.name = model, model.tokenizer, model.name
         self._settings, self._on_end = settings, on_end
+        self.advised: dict[str, float] = {}
+        """How its makers advise to draw a chat's answers."""
         self._lock = threading.Lock()
         self._scheduler: Scheduler | None = None
         self.grammars = Grammars()
@@ -303,6 +306,7 @@ class Registry:
         model.name = one.name
         made = Loaded(model, self.settings, self.on_end)
         if one.writes:
+            made.advised = advised_sampling(one.located)
             _ = made.scheduler
         return made
 

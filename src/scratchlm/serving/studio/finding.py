@@ -14,6 +14,7 @@ from scratchlm.checkpoints.hub_cache import fetched_ids
 from scratchlm.checkpoints.inspect import inspect
 from scratchlm.checkpoints.run import DESCRIPTION
 from scratchlm.errors import UserError
+from scratchlm.generation.recommended import chat_sampling
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
 
@@ -107,16 +108,19 @@ def find_model(models: Registry, name: str) -> Located:
 
 
 def talking(models: Registry) -> list[dict[str, Any]]:
-    """The models that can be talked with, decoders with a chat template: ``name``, and whether each is ``served``."""
+    """The models that can be talked with, decoders with a chat template: ``name``, whether each is ``served``, and how
+    its answers are drawn unless the page says otherwise."""
     found = []
     for name, path in offered(models).items():
         served = models.served.get(name)
         try:
             told = served.told if served is not None else _inspected(path, path.stat().st_mtime_ns)
+            if told["architecture"] == "decoder" and told.get("chat_template"):
+                drawn = chat_sampling(path if served is None else served.located)
+                advised = {"temperature": drawn.temperature, "top_p": drawn.top_p}
+                found.append({"name": name, "served": served is not None, "drawn": advised})
         except (UserError, OSError):  # damaged, which the page of models tells
             continue
-        if told["architecture"] == "decoder" and told.get("chat_template"):
-            found.append({"name": name, "served": served is not None})
     return found
 
 

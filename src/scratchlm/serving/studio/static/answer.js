@@ -1,21 +1,24 @@
 // An answer of a model: its tokens, each of which tells how likely it was, and what can be done with it.
 import { Busy, Failure, html, useMemo, useState } from "./parts.js";
 
+// Drawn, since fonts without emoji are common. A cuff, and a hand with its thumb up.
+const THUMB = "M3 11h3v9H3z M8.5 11.5 12 4c1.4 0 2.3 1 2.3 2.4L13.8 10H19c1.2 0 2 1 1.8 2.2l-1.2 6.2A2 2 0 0 1 17.6 20H8.5z";
 const REASONS = { length: "cut off at the most tokens", stopped: "stopped" };
 
 /** `side` has the tries of one model: `{ tries, at }`. `picked` is null where there is one model alone. */
 export function Answer({ model, side, shaded, onShow, onJudge, onRetry, picked, onPick }) {
   const { tries, at } = side;
   const one = tries[at];
-  const thumb = (good, sign, name) => html`<button type="button" class="quiet" aria-pressed=${String(one.good === good)}
-    aria-label=${name} title=${name} onClick=${() => onJudge(good)}><span aria-hidden="true">${sign}</span></button>`;
+  const thumb = (good, name) => html`<button type="button" class="quiet thumb" aria-pressed=${String(one.good === good)}
+    aria-label=${name} title=${name} onClick=${() => onJudge(good)}><svg class=${good ? "" : "down"} viewBox="0 0 24 24"
+    width="20" height="20" aria-hidden="true"><path d=${THUMB} /></svg></button>`;
   return html`<article class="card answer" aria-label=${`Answer of ${model}`} aria-busy=${String(one.busy)}>
     <h2>${model}</h2>
     <${Failure} error=${one.error} />
     <${Tokens} model=${model} given=${one} shaded=${shaded} />
     ${one.busy && html`<${Busy}>Answering …<//>`}
     <div class="row tools">
-      ${!one.busy && one.text.trim() && html`${thumb(true, "👍", "Good answer")}${thumb(false, "👎", "Bad answer")}`}
+      ${!one.busy && one.text.trim() && html`${thumb(true, "Good answer")}${thumb(false, "Bad answer")}`}
       ${onRetry && html`<button type="button" class="quiet" onClick=${onRetry}>Retry</button>`}
       ${tries.length > 1 && html`<span class="tries">
         <button type="button" class="quiet" aria-label="The try before" disabled=${!at} onClick=${() => onShow(at - 1)}>‹</button>

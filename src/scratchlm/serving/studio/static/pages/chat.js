@@ -7,7 +7,7 @@ await styles("pages/chat.css");
 
 export const title = "Chat";
 const TOP = 5; // tokens that are told beside each
-const START = { system: "", temperature: 0.7, top_p: 0.95, max_tokens: 256 };
+const START = { system: "", max_tokens: 256 }; // temperature and top_p are the first model's, unless changed here
 
 export function Page({ params }) {
   const { data, error, again } = useApi("/studio/api/chat/");
@@ -25,7 +25,8 @@ let numbers = 0;
 
 function Talk({ models, chosen, first }) {
   const [turns, setTurns] = useState([]);
-  const [settings, setSettings] = useState(START);
+  const [changed, setChanged] = useState(START);
+  const settings = { ...models.find((one) => one.name === chosen[0]).drawn, ...changed };
   const [shaded, setShaded] = useState(false);
   const [kept, setKept] = useState(first);
   const [failure, setFailure] = useState(null);
@@ -106,7 +107,7 @@ function Talk({ models, chosen, first }) {
 
   return html`
     <${Chosen} models=${models} chosen=${chosen} busy=${busy} />
-    <${Settings} settings=${settings} onChange=${setSettings} shaded=${shaded} onShade=${setShaded} />
+    <${Settings} settings=${settings} onChange=${(more) => setChanged({ ...changed, ...more })} shaded=${shaded} onShade=${setShaded} />
     <div role="log" aria-live="off" aria-label="The conversation">
       ${turns.map((turn, n) => html`<section class="turn" key=${turn.number} aria-label=${`Turn ${n + 1}`}>
         <${Asked} text=${turn.asked} busy=${busy} onEdit=${(text) => send(text, turns.slice(0, n))} />
@@ -162,12 +163,12 @@ function Chosen({ models, chosen, busy }) {
 function Settings({ settings, onChange, shaded, onShade }) {
   const numeric = (name, label, more) => html`<${Field} id=${name} label=${label}>
     <input id=${name} type="number" ...${more} value=${settings[name]}
-      onInput=${(event) => event.target.validity.valid && event.target.value && onChange({ ...settings, [name]: Number(event.target.value) })} />
+      onInput=${(event) => event.target.validity.valid && event.target.value && onChange({ [name]: Number(event.target.value) })} />
   <//>`;
   return html`<details class="settings">
     <summary>Settings</summary>
     <${Field} id="system" label="System message" wide>
-      <textarea id="system" value=${settings.system} onInput=${(event) => onChange({ ...settings, system: event.target.value })}></textarea>
+      <textarea id="system" value=${settings.system} onInput=${(event) => onChange({ system: event.target.value })}></textarea>
     <//>
     <div class="row">
       ${numeric("temperature", "Temperature", { min: 0, max: 2, step: 0.1 })}
