@@ -29,7 +29,7 @@ from scratchlm import api
 from scratchlm.errors import UserError
 from scratchlm.generation.constraints import Grammar
 from scratchlm.generation.engine import Engine, Request
-from scratchlm.generation.native import Segment
+from scratchlm.generation.native import Segment, Stop
 from scratchlm.generation.sampling import SamplingConfig, sample
 from scratchlm.language_model import LanguageModel
 
@@ -83,9 +83,9 @@ class Stepping:
         self.before = len(self.ticket.tokens)
         engine.backend.logits = self._kept  # type: ignore[method-assign]
 
-    def _kept(self, segments: list[Segment]) -> torch.Tensor:
+    def _kept(self, segments: list[Segment], stop: Stop | None = None) -> torch.Tensor:
         self.passes += segments
-        return self._logits(segments)
+        return self._logits(segments, stop)
 
     def step(self) -> float:
         """Seconds of one pass."""

@@ -18,6 +18,8 @@ COMMANDS = {str(command.name) for command in app.registered_commands}
 TABLE: list[tuple[str, str]] = [
     # what is typed; words that the line must have, split at |
     ("sing", "no such command 'sing'|scratchlm --help"),
+    ("pull gpt2", "no such command 'pull'; did you mean 'models pull'? (see: scratchlm --help)"),
+    ("replay x", "did you mean 'traces replay'?"),
     ("trian tinygpt", "did you mean 'train'"),
     ("--verbose", "no such option|--verbose"),
     # train

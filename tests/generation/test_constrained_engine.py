@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -256,6 +257,31 @@ def test_masks_are_made_beside_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
         engine.step()
     assert threads
     assert {name.startswith("scratchlm-masks") for name in threads} == {True}
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no C compiler here")
+def test_a_pass_that_is_given_up_leaves_constraints_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [{"seed": seed, "budget": 40, "speculate": speculate} for seed in range(3) for speculate in (0, 5)]
+    backend = engine_of("bpe").backend
+    expected = [told(ticket) for ticket in Engine(backend).run([asked(**one) for one in requests])]
+    engine, busy, overlaps = Engine(backend), threading.Event(), []
+    allows, blocked = Constraint.allows, Constraint.blocked
+
+    def slow(self: Constraint, draft: Any = ()) -> Any:
+        busy.set()
+        time.sleep(0.002)
+        busy.clear()
+        return blocked(self, draft)
+
+    monkeypatch.setattr(Constraint, "blocked", slow)
+    monkeypatch.setattr(Constraint, "allows", lambda self, ids: (overlaps.append(busy.is_set()), allows(self, ids))[1])
+    tickets = [engine.submit(asked(**one)) for one in requests]
+    while any(ticket.finish_reason is None for ticket in tickets):
+        engine.hurry()
+        engine.step()
+    assert [told(ticket) for ticket in tickets] == expected
+    assert overlaps
+    assert not any(overlaps)  # a matcher is asked by one thread at a time
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "word"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -154,6 +155,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         message = " ".join(error.format_message().split()).rstrip(".").replace(". Did", "; did")
         command = context.command_path if context is not None else "scratchlm"
+        if command == "scratchlm" and (asked := re.match("No such command '([^']*)'", message)):
+            message = _no_command(asked[1], message)
         return f"{message[:1].lower()}{message[1:]} (see: {command} --help)", USAGE
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
@@ -164,6 +167,16 @@ def _explain(error: Exception) -> tuple[str, int]:
         return "there is not enough memory; lower width, layers, context or batch_size with --set", USAGE
     kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"a fault of scratchlm itself ({kind}); run it again with SCRATCHLM_DEBUG=1 and report the traceback", 1
+
+
+def _no_command(name: str, message: str) -> str:
+    """The parser's message, or where the command is to be found: ``export`` is one of the group ``models``."""
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        below = group.typer_instance.registered_commands
+        if name in (one.name or getattr(one.callback, "__name__", "") for one in below):
+            return f"No such command '{name}'; did you mean '{group.name} {name}'?"
+    return message
 
 
 def _give_up_stdout() -> None:

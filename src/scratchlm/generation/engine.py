@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from typing import Literal
 
@@ -135,6 +135,7 @@ class Engine:
         try:
             logits = self.backend.logits(segments, None if reads or self._patient else self._stop)
         except GivenUpError:
+            wait([sequence.blocked for sequence in chosen if sequence.blocked is not None])  # constraints are one thread's
             self._patient = True
             return True
         finally:
