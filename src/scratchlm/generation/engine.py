@@ -135,7 +135,7 @@ class Engine:
         try:
             logits = self.backend.logits(segments, None if reads or self._patient else self._stop)
         except GivenUpError:
-            wait([sequence.blocked for sequence in chosen if sequence.blocked is not None])  # constraints are one thread's
+            wait([one.blocked for one in chosen if one.blocked is not None])  # a constraint is one thread's at a time
             self._patient = True
             return True
         finally:
