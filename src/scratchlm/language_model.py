@@ -21,6 +21,7 @@ from scratchlm.errors import UserError
 from scratchlm.evaluation.classification import evaluate_labels
 from scratchlm.evaluation.continuations import evaluate_examples
 from scratchlm.evaluation.evaluate import Windows, evaluate_pairs, evaluate_run
+from scratchlm.generation.advised import chat_sampling
 from scratchlm.generation.beam import FoundText, search_text
 from scratchlm.generation.build import build_engine, build_file_engine, default_precision
 from scratchlm.generation.chat import reply
@@ -30,7 +31,6 @@ from scratchlm.generation.fill import MASK, fill, own_mask
 from scratchlm.generation.generate import Generation, OnText, generate
 from scratchlm.generation.precision import PrecisionName, choose_precision
 from scratchlm.generation.predict import Prediction, Predictor
-from scratchlm.generation.recommended import chat_sampling
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.generation.weights import GGUFWeights, ModuleWeights, supported
 from scratchlm.models import Decoder, Encoder, Model, ModelConfig, Seq2Seq, evaluating

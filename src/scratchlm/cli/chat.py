@@ -42,8 +42,8 @@ def chat(
 ) -> None:
     """Talk to a model in the terminal."""
     from scratchlm import api
+    from scratchlm.generation.advised import chat_sampling
     from scratchlm.generation.conversation import Conversation
-    from scratchlm.generation.recommended import chat_sampling
 
     drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
     sampling = chat_sampling(model, seed=seed, **drawn)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from types import MappingProxyType
 from typing import Any
 
+from scratchlm.generation.advised import ADVISED
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.events import Running
@@ -20,7 +21,6 @@ _LEAST_TEMPERATURE = 1e-4
 """Below it logits leave the range of numbers, and nothing but the likeliest token would be drawn anyhow."""
 _LEAST_TOP_P = 1e-6
 """What a top_p of 0 means: the likeliest token alone."""
-_UNLESS_ASKED = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 def sampling_of(
@@ -36,17 +36,14 @@ def sampling_of(
     if beyond:
         what = f"{beyond[0]} is no token of {asked.model}; its tokens are 0 to {vocabulary - 1}"
         raise ApiError(400, what, param="logit_bias")
-    drawn = {
-        name: advised.get(name, unless) if (value := getattr(asked, name)) is None else value
-        for name, unless in _UNLESS_ASKED.items()
-    }
+    drawn = {**advised, **{name: value for name in ADVISED if (value := getattr(asked, name)) is not None}}
+    if drawn.get("temperature", 1.0) < _LEAST_TEMPERATURE:
+        drawn["temperature"] = 0.0
+    if drawn.get("top_p", 1.0) < _LEAST_TOP_P:
+        drawn["top_p"] = _LEAST_TOP_P
     seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**64
     return SamplingConfig(
-        temperature=drawn["temperature"] if drawn["temperature"] >= _LEAST_TEMPERATURE else 0.0,
-        top_k=int(drawn["top_k"]),
-        top_p=max(drawn["top_p"], _LEAST_TOP_P),
-        min_p=drawn["min_p"],
-        repetition_penalty=drawn["repetition_penalty"],
+        **drawn,
         seed=seed,
         presence_penalty=asked.presence_penalty or 0.0,
         frequency_penalty=asked.frequency_penalty or 0.0,

@@ -23,8 +23,8 @@ from scratchlm.api import load
 from scratchlm.checkpoints.catalogue import Located, resolve
 from scratchlm.checkpoints.inspect import inspect
 from scratchlm.errors import UserError
+from scratchlm.generation.advised import advised_sampling
 from scratchlm.generation.constraints import Constraint, Grammars
-from scratchlm.generation.recommended import advised_sampling
 from scratchlm.language_model import LanguageModel
 from scratchlm.serving.documents import Documents
 from scratchlm.serving.errors import ApiError

@@ -271,6 +271,24 @@ int64_t forward_work(const Model *m, const Call *c, int64_t longest) {
     return divide(&t, c->work, 0, longest);
 }
 
+/* After the last layer, whose result z joins the stream: the final states, and the logits. */
+static void conclude(const Thread *t, const float *z, const float *weight, const float *bias) {
+    const Model *m = t->m;
+    const Call *c = t->c;
+    int64_t C = m->width;
+    join(t, z, weight, bias, NULL);
+    sync(t);
+    if (c->states)
+        for (int64_t i = t->first; i < c->tokens; i += t->step) finish(m, t->x + i * C, c->states + i * C);
+    if (!c->wanted_count) return;
+    for (int64_t i = t->first; i < c->wanted_count; i += t->step) { /* these states gather at the front of `normed` */
+        finish(m, t->x + c->wanted[i] * C, t->normed.x + i * C);
+        round_input(&m->head, t->normed, i, t->normed.x + i * C);
+    }
+    sync(t);
+    linear(t, &m->head, t->normed, C, c->logits, c->wanted_count, dotted(c));
+}
+
 /* Returns 0 where it was stopped and gave up, else 1. Past half of the layers it is no longer worth it. The first
  * thread looks, and all act on what it saw: its note is read a barrier after it was written, and written again only
  * when all have read it. */
@@ -298,18 +316,7 @@ int64_t forward(const Model *m, const Call *c, int64_t longest) {
             feed_forward(&t, w);
             z = t.z, weight = w->norm2_weight, bias = w->norm2_bias;
         }
-        if (!stopped) join(&t, z, m->pre ? NULL : weight, bias, NULL);
-        sync(&t);
-        if (c->states && !stopped)
-            for (int64_t i = t.first; i < tokens; i += t.step) finish(m, t.x + i * C, c->states + i * C);
-        if (c->wanted_count && !stopped) { /* the wanted tokens' states gather at the front of `normed` */
-            for (int64_t i = t.first; i < c->wanted_count; i += t.step) {
-                finish(m, t.x + c->wanted[i] * C, t.normed.x + i * C);
-                round_input(&m->head, t.normed, i, t.normed.x + i * C);
-            }
-            sync(&t);
-            linear(&t, &m->head, t.normed, C, c->logits, c->wanted_count, dotted(c));
-        }
+        if (!stopped) conclude(&t, z, m->pre ? NULL : weight, bias);
     }
     return !stopped;
 }

@@ -14,7 +14,7 @@ from scratchlm.checkpoints.hub_cache import fetched_ids
 from scratchlm.checkpoints.inspect import inspect
 from scratchlm.checkpoints.run import DESCRIPTION
 from scratchlm.errors import UserError
-from scratchlm.generation.recommended import chat_sampling
+from scratchlm.generation.advised import chat_sampling
 from scratchlm.serving.errors import ApiError
 from scratchlm.serving.registry import Registry
 

@@ -13,7 +13,7 @@ from scratchlm.adapters import LoraSettings, add_lora
 from scratchlm.adapters.peft_format import save_adapter
 from scratchlm.checkpoints.catalogue import Located, entry_of
 from scratchlm.errors import UserError
-from scratchlm.generation.recommended import FILE, advised_sampling, chat_sampling
+from scratchlm.generation.advised import FILE, advised_sampling, chat_sampling
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.opening import open_model
 
@@ -43,6 +43,9 @@ def test_an_adapter_is_drawn_from_as_its_base_is(tmp_path: Path) -> None:
     add_lora(opened.model, LoraSettings(rank=2))
     save_adapter(opened.model, tmp_path / "adapter", str(folder))
     assert advised_sampling(tmp_path / "adapter") == {"temperature": 0.3}
+    (folder / FILE).write_text('{"top_p": 2}', encoding="utf-8")
+    with pytest.raises(UserError, match="top_p is 2"):  # what is wrong is told, not passed over
+        advised_sampling(tmp_path / "adapter")
     folder.rename(tmp_path / "elsewhere")
     assert advised_sampling(tmp_path / "adapter") == {}
 

@@ -61,6 +61,7 @@ def chat_sampling(model: str | Path | Located, *, seed: int | None = None, **giv
 def _of_base(name: str | None) -> dict[str, float]:
     """Of the model that another was made from; {} where that is not here any more."""
     try:
-        return {} if name is None else advised_sampling(name)
+        base = None if name is None else resolve(name)
     except UserError:
         return {}
+    return {} if base is None else advised_sampling(base)
