@@ -20,7 +20,7 @@ from scratchlm.evaluation.continuations import SAMPLES, Prompt, choose_prompts, 
 from scratchlm.generation.build import build_engine
 from scratchlm.generation.engine import Engine
 from scratchlm.generation.generate import generate
-from scratchlm.generation.native import Segment
+from scratchlm.generation.native import Segment, Stop
 from scratchlm.generation.sampling import SamplingConfig
 from scratchlm.models import Decoder, ModelConfig, build_model, with_head
 from scratchlm.tokenizers import Tokenizer, render_chat, train_tokenizer
@@ -183,13 +183,13 @@ def test_of_a_chat_the_last_answer_is_asked_for(tmp_path: Path, tokenizer: Token
 class Scripted:
     """A backend that says the same tokens to every prompt."""
 
-    keeps, precision, context, slots = True, "fp32", 64, 4
+    keeps, enough, precision, context, slots = True, 256, "fp32", 64, 4
 
     def __init__(self, said: list[int], vocab_size: int, prompt: int) -> None:
         self._said, self.vocab_size, self._prompt = said, vocab_size, prompt
         self.asked = 0
 
-    def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
+    def logits(self, segments: Sequence[Segment], stop: Stop | None = None) -> torch.Tensor:  # noqa: ARG002
         places = [segment.start + len(segment.ids) - self._prompt for segment in segments]
         self.asked = max(self.asked, *places)
         return torch.nn.functional.one_hot(torch.tensor([self._said[n] for n in places]), self.vocab_size).float()
